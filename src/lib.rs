@@ -1,0 +1,6 @@
+//! Seriatim: work on an ordered stream in parallel, and hand the results on in exactly the order
+//! in which the messages arrived, whatever crashes.
+
+pub mod log;
+pub mod record;
+pub mod topics;

@@ -1,0 +1,3 @@
+//! The `seriatim` program.
+
+fn main() {}
