@@ -7,7 +7,9 @@
 
 mod batch;
 mod contract;
+pub mod cursor;
 mod headers;
+pub mod ledger;
 
 use std::fmt;
 
