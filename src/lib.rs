@@ -2,5 +2,6 @@
 //! in which the messages arrived, whatever crashes.
 
 pub mod log;
+pub mod metrics;
 pub mod record;
 pub mod topics;

@@ -1,0 +1,347 @@
+//! What a running process counts: every metric in one catalogue, handles for the stages that move
+//! them, and the OpenMetrics text that `/metrics` serves.
+//!
+//! The registry is the process's own and private to this module. A stage asks for its handles once
+//! (at start, or when a lane becomes its own) and moves them once a batch, never once a record:
+//! asking looks a label up, moving is one atomic operation. Nothing here blocks or fails.
+//!
+//! To add a metric: one line in `metrics/catalogue.rs`, one field or function here, and
+//! `UPDATE=1 cargo test --lib metrics` to write it into `docs/metrics.md`.
+
+mod catalogue;
+mod openmetrics;
+
+use std::sync::LazyLock;
+
+pub use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+
+use crate::record::Partition;
+use catalogue::{Catalogue, Families};
+
+/// The media type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The one registry. Touched first by whoever asks first, and complete from then on.
+static METRICS: LazyLock<(Catalogue, Families)> = LazyLock::new(|| {
+    let mut catalogue = Catalogue::default();
+    let families = Families::register(&mut catalogue);
+    (catalogue, families)
+});
+
+fn families() -> &'static Families {
+    &METRICS.1
+}
+
+/// All metrics of this process in OpenMetrics text, `# EOF` included.
+#[must_use]
+pub fn render() -> String {
+    openmetrics::render(&METRICS.0)
+}
+
+/// The reference page of all metrics in Markdown, as it is kept in `docs/metrics.md`.
+#[must_use]
+pub fn reference() -> String {
+    openmetrics::reference(&METRICS.0)
+}
+
+/// The state of one lane, moved by its owner.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// Input records that are there and not yet released.
+    pub lag_records: IntGauge,
+    /// How long the oldest unreleased record has been waiting.
+    pub oldest_unreleased_seconds: Gauge,
+    /// How many sequence groups are halted; 0 when all is well.
+    pub halted: IntGauge,
+    /// 1 while workers may not go on because the window or the span is full.
+    pub limit_reached: IntGauge,
+    /// Bytes of results held in memory until their turn.
+    pub buffer_bytes: IntGauge,
+    /// Records sent out again because no result came.
+    pub resent: IntCounter,
+    /// Messages whose identity belonged to an earlier one.
+    pub duplicates: IntCounter,
+    /// Torn transactions found at a take-over.
+    pub torn: IntCounter,
+    /// Records released, whatever their outcome.
+    pub released: IntCounter,
+}
+
+/// The handles of a lane.
+#[must_use]
+pub fn lane(lane: Partition) -> Lane {
+    let (f, label) = (families(), lane.to_string());
+    let of = [label.as_str()];
+    Lane {
+        lag_records: f.lane_lag_records.with_label_values(&of),
+        oldest_unreleased_seconds: f.lane_oldest_unreleased_seconds.with_label_values(&of),
+        halted: f.lane_halted.with_label_values(&of),
+        limit_reached: f.lane_limit_reached.with_label_values(&of),
+        buffer_bytes: f.lane_buffer_bytes.with_label_values(&of),
+        resent: f.resent.with_label_values(&of),
+        duplicates: f.duplicates.with_label_values(&of),
+        torn: f.torn.with_label_values(&of),
+        released: f.released.with_label_values(&of),
+    }
+}
+
+/// Takes a lane's gauges out, for an owner that lets go of it: two processes must not both report
+/// its state. Counters stay.
+pub fn forget_lane(lane: Partition) {
+    let (f, label) = (families(), lane.to_string());
+    for gauge in [&f.lane_lag_records, &f.lane_halted, &f.lane_limit_reached, &f.lane_buffer_bytes] {
+        // An error says that there was none, which is what is wanted.
+        let _ = gauge.remove_label_values(&[&label]);
+    }
+    let _ = f.lane_oldest_unreleased_seconds.remove_label_values(&[&label]);
+}
+
+/// Why a result was dropped instead of being taken as its record's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Its record is released already.
+    Released,
+    /// Its record has a result already; the first one wins.
+    Second,
+    /// It answers another round.
+    Round,
+    /// Its check is not that of the input record.
+    Check,
+    /// The input has no such record, or not in this lane.
+    Stranger,
+}
+
+impl Dropped {
+    pub(crate) const ALL: [Self; 5] = [Self::Released, Self::Second, Self::Round, Self::Check, Self::Stranger];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Second => "second",
+            Self::Round => "round",
+            Self::Check => "check",
+            Self::Stranger => "stranger",
+        }
+    }
+}
+
+/// Results that were dropped for this reason.
+#[must_use]
+pub fn dropped_results(reason: Dropped) -> IntCounter {
+    families().dropped_results.with_label_values(&[reason.label()])
+}
+
+/// A role that owns control partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The resequencers.
+    Resequence,
+    /// The deliverers.
+    Deliver,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 2] = [Self::Resequence, Self::Deliver];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Resequence => "resequence",
+            Self::Deliver => "deliver",
+        }
+    }
+}
+
+/// What the owners of one role in this process go through.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Control partitions taken over.
+    pub takeovers: IntCounter,
+    /// Times that a newer owner's fence was met.
+    pub fenced: IntCounter,
+    /// How long a commit took.
+    pub commit_seconds: Histogram,
+}
+
+/// The handles of a role.
+#[must_use]
+pub fn owner(role: Role) -> Owner {
+    let (f, of) = (families(), [role.label()]);
+    Owner {
+        takeovers: f.takeovers.with_label_values(&of),
+        fenced: f.fenced.with_label_values(&of),
+        commit_seconds: f.commit_seconds.with_label_values(&of),
+    }
+}
+
+/// What became of an attempt at a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It gave a result.
+    Done,
+    /// It failed in a way that may pass, and counted as an attempt.
+    Retried,
+    /// It failed for good.
+    Failed,
+    /// It ran into the time-out of an attempt.
+    TimedOut,
+    /// The worker could not be reached or was busy; no attempt was used up.
+    Unreachable,
+}
+
+impl Attempt {
+    pub(crate) const ALL: [Self; 5] = [Self::Done, Self::Retried, Self::Failed, Self::TimedOut, Self::Unreachable];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// What the workers of this process do.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Records being worked on now.
+    pub in_progress: IntGauge,
+    /// 1 while the processor's breaker is open.
+    pub breaker_open: IntGauge,
+}
+
+/// The handles of the work role.
+#[must_use]
+pub fn work() -> Work {
+    Work { in_progress: families().work_in_progress.clone(), breaker_open: families().worker_breaker_open.clone() }
+}
+
+/// Attempts that ended so.
+#[must_use]
+pub fn attempts(outcome: Attempt) -> IntCounter {
+    families().attempts.with_label_values(&[outcome.label()])
+}
+
+/// The state of one destination in one lane, moved by the owner that delivers it.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// Outputs in its topic that are not yet acknowledged.
+    pub lag: IntGauge,
+    /// How long the oldest of them has been waiting.
+    pub oldest_seconds: Gauge,
+    /// 1 while its breaker is open.
+    pub breaker_open: IntGauge,
+    /// How many sequence groups are halted.
+    pub halted: IntGauge,
+}
+
+/// The handles of a destination in a lane. Names of destinations come from the config, so their
+/// number is bounded.
+#[must_use]
+pub fn destination(name: &str, lane: Partition) -> Destination {
+    let (f, lane) = (families(), lane.to_string());
+    let of = [name, lane.as_str()];
+    Destination {
+        lag: f.destination_lag.with_label_values(&of),
+        oldest_seconds: f.destination_oldest_seconds.with_label_values(&of),
+        breaker_open: f.destination_breaker_open.with_label_values(&of),
+        halted: f.destination_halted.with_label_values(&of),
+    }
+}
+
+/// Takes a destination's gauges out, for an owner that lets go of its lane.
+pub fn forget_destination(name: &str, lane: Partition) {
+    let (f, lane) = (families(), lane.to_string());
+    for gauge in [&f.destination_lag, &f.destination_breaker_open, &f.destination_halted] {
+        // As in `forget_lane`.
+        let _ = gauge.remove_label_values(&[name, &lane]);
+    }
+    let _ = f.destination_oldest_seconds.remove_label_values(&[name, &lane]);
+}
+
+/// What became of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// The receiver acknowledged it.
+    Acknowledged,
+    /// It will be tried again.
+    Retried,
+    /// The receiver refused it for good.
+    Refused,
+}
+
+impl Push {
+    pub(crate) const ALL: [Self; 3] = [Self::Acknowledged, Self::Retried, Self::Refused];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::Retried => "retried",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Pushes to a destination that ended so.
+#[must_use]
+pub fn pushes(destination: &str, outcome: Push) -> IntCounter {
+    families().pushes.with_label_values(&[destination, outcome.label()])
+}
+
+/// Messages accepted by this process: durable in the input.
+#[must_use]
+pub fn ingress_accepted() -> IntCounter {
+    families().ingress_accepted.clone()
+}
+
+/// Messages refused by this process, by the `code` of the problem that was answered.
+#[must_use]
+pub fn ingress_refused(code: &'static str) -> IntCounter {
+    families().ingress_refused.with_label_values(&[code])
+}
+
+/// How much of the retention is left before it would meet a cursor: 1 all, 0 none.
+#[must_use]
+pub fn retention_headroom_ratio() -> Gauge {
+    families().retention_headroom_ratio.clone()
+}
+
+/// Violations of an invariant, by its id.
+#[must_use]
+pub fn invariant_violations(id: &'static str) -> IntCounter {
+    families().invariant_violations.with_label_values(&[id])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, reference()).expect("docs/ can be written");
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(page == reference(), "docs/metrics.md is out of date: run UPDATE=1 cargo test --lib metrics");
+    }
+
+    #[test]
+    fn handles_of_the_same_labels_are_the_same_metric() {
+        let reason = Dropped::Round;
+        let before = dropped_results(reason).get();
+        dropped_results(reason).inc_by(2);
+        assert_eq!(dropped_results(reason).get(), before + 2);
+    }
+
+    #[test]
+    fn a_lane_that_was_let_go_is_not_reported_any_more() {
+        let number = Partition(4_000_000_001);
+        lane(number).lag_records.set(7);
+        assert!(render().contains("seriatim_lane_lag_records{lane=\"4000000001\"} 7\n"));
+        forget_lane(number);
+        assert!(!render().contains("seriatim_lane_lag_records{lane=\"4000000001\"}"));
+        assert!(!render().contains("seriatim_lane_oldest_unreleased_seconds{lane=\"4000000001\"}"));
+    }
+}

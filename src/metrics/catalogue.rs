@@ -1,0 +1,190 @@
+//! The catalogue: name, kind, unit, help, labels and label values of every metric, in one place.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use super::{Attempt, Dropped, Push, Role};
+
+/// From a commit on a local disk (0.15 ms) to one that runs into the transaction time-out of 10 s.
+/// Each bound costs one series per role.
+const COMMIT_SECONDS: [f64; 13] = [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// A label with what may stand in it.
+#[derive(Clone, Debug)]
+pub(super) struct Label {
+    pub(super) name: &'static str,
+    pub(super) values: String,
+}
+
+/// A metric as the reference page shows it.
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) help: &'static str,
+    pub(super) labels: Vec<Label>,
+}
+
+impl Definition {
+    /// The base unit, which ends the name as OpenMetrics wants it.
+    pub(super) fn unit(&self) -> Option<&'static str> {
+        let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        ["seconds", "bytes", "ratio"].into_iter().find(|unit| name.ends_with(unit))
+    }
+}
+
+/// What is registered, and how it is described.
+#[derive(Debug, Default)]
+pub(super) struct Catalogue {
+    pub(super) registry: Registry,
+    pub(super) definitions: Vec<Definition>,
+}
+
+impl Catalogue {
+    fn counter(&mut self, name: &'static str, help: &'static str) -> IntCounter {
+        let metric = IntCounter::new(name, help).expect("names in this file are valid");
+        self.add(metric, name, "counter", help, &[])
+    }
+
+    fn counters(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> IntCounterVec {
+        let metric = IntCounterVec::new(Opts::new(name, help), &names(labels)).expect("names in this file are valid");
+        self.add(metric, name, "counter", help, labels)
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str) -> IntGauge {
+        let metric = IntGauge::new(name, help).expect("names in this file are valid");
+        self.add(metric, name, "gauge", help, &[])
+    }
+
+    fn gauges(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> IntGaugeVec {
+        let metric = IntGaugeVec::new(Opts::new(name, help), &names(labels)).expect("names in this file are valid");
+        self.add(metric, name, "gauge", help, labels)
+    }
+
+    fn real_gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
+        let metric = Gauge::new(name, help).expect("names in this file are valid");
+        self.add(metric, name, "gauge", help, &[])
+    }
+
+    fn real_gauges(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> GaugeVec {
+        let metric = GaugeVec::new(Opts::new(name, help), &names(labels)).expect("names in this file are valid");
+        self.add(metric, name, "gauge", help, labels)
+    }
+
+    fn histograms(&mut self, name: &'static str, help: &'static str, labels: &[Label], bounds: &[f64]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let metric = HistogramVec::new(options, &names(labels)).expect("names in this file are valid");
+        self.add(metric, name, "histogram", help, labels)
+    }
+
+    fn add<M: Collector + Clone + 'static>(
+        &mut self,
+        metric: M,
+        name: &'static str,
+        kind: &'static str,
+        help: &'static str,
+        labels: &[Label],
+    ) -> M {
+        self.registry.register(Box::new(metric.clone())).expect("each name occurs once in this file");
+        self.definitions.push(Definition { name, kind, help, labels: labels.to_vec() });
+        metric
+    }
+}
+
+fn names(labels: &[Label]) -> Vec<&'static str> {
+    labels.iter().map(|label| label.name).collect()
+}
+
+/// Every metric there is.
+#[derive(Debug)]
+pub(super) struct Families {
+    pub(super) ingress_accepted: IntCounter,
+    pub(super) ingress_refused: IntCounterVec,
+    pub(super) work_in_progress: IntGauge,
+    pub(super) worker_breaker_open: IntGauge,
+    pub(super) attempts: IntCounterVec,
+    pub(super) lane_lag_records: IntGaugeVec,
+    pub(super) lane_oldest_unreleased_seconds: GaugeVec,
+    pub(super) lane_halted: IntGaugeVec,
+    pub(super) lane_limit_reached: IntGaugeVec,
+    pub(super) lane_buffer_bytes: IntGaugeVec,
+    pub(super) released: IntCounterVec,
+    pub(super) resent: IntCounterVec,
+    pub(super) duplicates: IntCounterVec,
+    pub(super) torn: IntCounterVec,
+    pub(super) dropped_results: IntCounterVec,
+    pub(super) takeovers: IntCounterVec,
+    pub(super) fenced: IntCounterVec,
+    pub(super) commit_seconds: HistogramVec,
+    pub(super) destination_lag: IntGaugeVec,
+    pub(super) destination_oldest_seconds: GaugeVec,
+    pub(super) destination_breaker_open: IntGaugeVec,
+    pub(super) destination_halted: IntGaugeVec,
+    pub(super) pushes: IntCounterVec,
+    pub(super) retention_headroom_ratio: Gauge,
+    pub(super) invariant_violations: IntCounterVec,
+}
+
+impl Families {
+    #[rustfmt::skip] // one line a metric reads as the table it is
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let lane = [label("lane", "the lane's number")];
+        let role = [values("role", &Role::ALL.map(Role::label))];
+        let destination = [label("destination", "the destination's name"), lane[0].clone()];
+        let code = [label("code", "the `code` of the problem answered")];
+        let outcome = [values("outcome", &Attempt::ALL.map(Attempt::label))];
+        let push = [destination[0].clone(), values("outcome", &Push::ALL.map(Push::label))];
+        let reason = [values("reason", &Dropped::ALL.map(Dropped::label))];
+        let id = [label("id", "the invariant's id")];
+        register_process(c);
+        Self {
+            ingress_accepted: c.counter("seriatim_ingress_accepted_total", "Messages accepted: durable in the input."),
+            ingress_refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
+            work_in_progress: c.gauge("seriatim_work_in_progress", "Records being worked on by this process."),
+            worker_breaker_open: c.gauge("seriatim_worker_breaker_open", "1 while the worker is taken for unreachable and only probed."),
+            attempts: c.counters("seriatim_attempts_total", "Attempts at working on a record.", &outcome),
+            lane_lag_records: c.gauges("seriatim_lane_lag_records", "Input records not yet released.", &lane),
+            lane_oldest_unreleased_seconds: c.real_gauges("seriatim_lane_oldest_unreleased_seconds", "Age of the oldest unreleased record.", &lane),
+            lane_halted: c.gauges("seriatim_lane_halted", "Sequence groups that wait for an operator.", &lane),
+            lane_limit_reached: c.gauges("seriatim_lane_limit_reached", "1 while the window or the span is full, so that workers wait.", &lane),
+            lane_buffer_bytes: c.gauges("seriatim_lane_buffer_bytes", "Bytes of finished results held in memory until their turn.", &lane),
+            released: c.counters("seriatim_released_total", "Records released, whatever their outcome.", &lane),
+            resent: c.counters("seriatim_resent_total", "Records sent out again because no result came in time.", &lane),
+            duplicates: c.counters("seriatim_duplicates_total", "Messages whose identity belonged to an earlier one.", &lane),
+            torn: c.counters("seriatim_torn_total", "Torn transactions found at a take-over; each halts its lane.", &lane),
+            dropped_results: c.counters("seriatim_dropped_results_total", "Results that did not count.", &reason),
+            takeovers: c.counters("seriatim_takeovers_total", "Control partitions taken over by this process.", &role),
+            fenced: c.counters("seriatim_fenced_total", "Times that a newer owner's fence was met.", &role),
+            commit_seconds: c.histograms("seriatim_commit_seconds", "How long a commit took, from asking to durable.", &role, &COMMIT_SECONDS),
+            destination_lag: c.gauges("seriatim_destination_lag", "Outputs not yet acknowledged by the destination.", &destination),
+            destination_oldest_seconds: c.real_gauges("seriatim_destination_oldest_seconds", "Age of the oldest output not yet acknowledged.", &destination),
+            destination_breaker_open: c.gauges("seriatim_destination_breaker_open", "1 while the destination is taken for down and only probed.", &destination),
+            destination_halted: c.gauges("seriatim_destination_halted", "Sequence groups of the destination that wait for an operator.", &destination),
+            pushes: c.counters("seriatim_pushes_total", "Pushes to the destination.", &push),
+            retention_headroom_ratio: c.real_gauge("seriatim_retention_headroom_ratio", "Share of the retention left before it would meet a cursor: 1 all, 0 none."),
+            invariant_violations: c.counters("seriatim_invariant_violations_total", "Violations of an invariant; each halts its lane.", &id),
+        }
+    }
+}
+
+/// What identifies the program and its process rather than what it does.
+fn register_process(c: &mut Catalogue) {
+    let version = [label("version", "the program's version")];
+    let build = c.gauges("seriatim_build_info", "Always 1; the label says which build this is.", &version);
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    // Only Linux has it; elsewhere the process metrics are simply not there.
+    #[cfg(target_os = "linux")]
+    c.registry
+        .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+        .expect("its names are not ours");
+}
+
+fn label(name: &'static str, values: &str) -> Label {
+    Label { name, values: values.to_owned() }
+}
+
+fn values(name: &'static str, values: &[&str]) -> Label {
+    Label { name, values: values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ") }
+}
