@@ -114,6 +114,29 @@ impl Batch {
         }
     }
 
+    /// Each record as a batch of its own, sharing this frame.
+    pub fn singles(&self) -> impl Iterator<Item = Self> + '_ {
+        let mut rest = self.iter();
+        std::iter::from_fn(move || {
+            let (at, base) = (rest.rest.at, rest.next);
+            rest.next()?;
+            let frame = self.frame.slice(at..rest.rest.at);
+            Some(Self { base, timestamp: self.timestamp, count: 1, frame })
+        })
+    }
+
+    /// The first record, `None` where the batch is empty.
+    #[must_use]
+    pub fn first(&self) -> Option<RecordRef<'_>> {
+        self.iter().next()
+    }
+
+    /// The same records in a frame of their own, so that nothing else is kept alive by them.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { frame: Bytes::copy_from_slice(&self.frame), ..*self }
+    }
+
     /// A part of one of this batch's records as shared bytes. It keeps the whole frame alive:
     /// copy what is to be held for long.
     ///
@@ -385,6 +408,8 @@ mod tests {
             let seen = |batch: &Batch| batch.iter().map(|r| ((r.offset, r.timestamp), r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec), r.headers.get(Name::Source).unwrap().to_vec())).collect::<Vec<_>>();
             let expected: Vec<_> = expected.into_iter().map(|(at, k, v, h)| (at, k.map(<[u8]>::to_vec), v.map(<[u8]>::to_vec), h.to_vec())).collect();
             prop_assert_eq!(seen(&batch), expected.clone());
+            let singles: Vec<_> = batch.singles().flat_map(|single| seen(&single.detached())).collect();
+            prop_assert_eq!(singles, expected.clone());
             let from = Offset(base.0.0 + from);
             let skipped = batch.skip_to(from);
             let expected: Vec<_> = expected.into_iter().filter(|((o, _), ..)| *o >= from).collect();

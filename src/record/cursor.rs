@@ -61,8 +61,8 @@ pub struct LaneCursor {
     /// Where the scope above begins to hold; below it the one before, all of which is released first.
     pub next_order: Option<(u64, String)>,
     /// The outputs that a former owner has committed beyond this cursor, by topic: `(source
-    /// offset, output index)`. Not written again; removed as they are met.
-    pub suppressed: BTreeMap<String, Vec<(u64, u32)>>,
+    /// offset, output index)` and their sequence number. Not written again; removed as they are met.
+    pub suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
 }

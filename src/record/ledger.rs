@@ -15,15 +15,61 @@ pub struct LedgerRecord {
     pub entries: Vec<LedgerEntry>,
 }
 
-/// What became of one message.
+impl LedgerRecord {
+    /// Adds that a message has left; one that continues the last entry's run costs nothing.
+    pub fn push(&mut self, offset: u64, outcome: Outcome, identity: Option<Identity>) {
+        self.entries.push(LedgerEntry { offset, count: 1, outcome, identity });
+    }
+
+    /// Adds that a message without identity has left with one output.
+    pub fn push_sent(&mut self, offset: u64, destination: &str, sequence: u64) {
+        if let Some(last) = self.entries.last_mut()
+            && last.identity.is_none()
+            && offset == last.offset + u64::from(last.count)
+            && let Outcome::Sent(sent) = &last.outcome
+            && let [(name, first)] = sent.as_slice()
+            && *first + u64::from(last.count) == sequence
+            && name == destination
+            && last.count < u32::MAX
+        {
+            last.count += 1;
+            return;
+        }
+        self.push(offset, Outcome::Sent(vec![(destination.to_owned(), sequence)]), None);
+    }
+
+    /// What this record says of the message at `offset`, in the order in which it happened.
+    pub fn outcomes(&self, offset: u64) -> impl Iterator<Item = Outcome> + '_ {
+        self.entries.iter().filter_map(move |entry| entry.outcome_of(offset))
+    }
+}
+
+/// What became of one message, or of a run of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     /// Its input offset.
     pub offset: u64,
+    /// How many messages at consecutive offsets it stands for, from 1. Sequence numbers in the
+    /// outcome are the first one's, and go up with the offsets.
+    pub count: u32,
     /// What became of it.
     pub outcome: Outcome,
-    /// Its identity, where it has one and is the first with it.
+    /// Its identity, where it has one and is the first with it. Never in a run.
     pub identity: Option<Identity>,
+}
+
+impl LedgerEntry {
+    /// What this entry says of the message at `offset`, if it stands for it.
+    #[must_use]
+    pub fn outcome_of(&self, offset: u64) -> Option<Outcome> {
+        let index = offset.checked_sub(self.offset).filter(|index| *index < self.count.into())?;
+        Some(match &self.outcome {
+            Outcome::Sent(sent) => {
+                Outcome::Sent(sent.iter().map(|(name, first)| (name.clone(), first + index)).collect())
+            }
+            other => other.clone(),
+        })
+    }
 }
 
 /// How a message left.
@@ -31,6 +77,9 @@ pub struct LedgerEntry {
 pub enum Outcome {
     /// With these outputs: destination name and sequence number, by output index.
     Sent(Vec<(String, u64)>),
+    /// These outputs have left in the order of their own group; others of the same message, or
+    /// its last entry, follow. Only where the order is by destination.
+    Partly(Vec<(String, u64)>),
     /// Worked on without any output.
     Empty,
     /// It failed and was put on the dead-letter topic; the reason as JSON.
@@ -74,17 +123,29 @@ mod tests {
     fn ledger_records_round_trip() {
         let outcomes = [
             Outcome::Sent(vec![("a".to_owned(), 4)]),
+            Outcome::Partly(vec![]),
             Outcome::Empty,
             Outcome::DeadLettered("{}".to_owned()),
             Outcome::Skipped("{}".to_owned()),
             Outcome::Duplicate(2),
         ];
-        let entries = outcomes
-            .into_iter()
-            .zip(7..)
-            .map(|(outcome, offset)| LedgerEntry { offset, outcome, identity: Some(Identity::of(b"p/k", None)) })
-            .collect();
-        let record = LedgerRecord { frontier: 12, read_to: 30, entries };
+        let mut record = LedgerRecord { frontier: 12, read_to: 30, entries: Vec::new() };
+        for (outcome, offset) in outcomes.into_iter().zip(7..) {
+            record.push(offset, outcome, Some(Identity::of(b"p/k", None)));
+        }
         assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn runs_take_one_entry_and_answer_for_each_message() {
+        let mut record = LedgerRecord::default();
+        for (offset, destination, sequence) in [(5, "a", 1), (6, "a", 2), (7, "a", 3), (9, "a", 4), (10, "b", 5)] {
+            record.push_sent(offset, destination, sequence);
+        }
+        assert_eq!(record.entries.len(), 3);
+        let sent = |offset| record.outcomes(offset).collect::<Vec<_>>();
+        assert_eq!(sent(7), [Outcome::Sent(vec![("a".to_owned(), 3)])]);
+        assert_eq!(sent(10), [Outcome::Sent(vec![("b".to_owned(), 5)])]);
+        assert_eq!(sent(8), []);
     }
 }
