@@ -10,6 +10,9 @@
 //! Cancellation: dropping a future of this contract never undoes what was begun. An append or a
 //! commit whose future is dropped has an unknown outcome, exactly as one whose process dies.
 
+mod group;
+pub mod memory;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +36,11 @@ impl Topic {
     #[must_use]
     pub fn partition(&self, partition: Partition) -> TopicPartition {
         TopicPartition { topic: self.clone(), partition }
+    }
+
+    /// The first `count` of the topic's partitions.
+    pub fn partitions(&self, count: u32) -> impl Iterator<Item = TopicPartition> + '_ {
+        (0..count).map(|number| self.partition(Partition(number)))
     }
 }
 
@@ -220,6 +228,7 @@ pub trait Reader: Send {
     /// # Errors
     ///
     /// [`Error::Lost`] where the position has been removed; it is never moved silently.
+    /// [`Error::Damaged`] where it lies beyond the log's end, as after a topic was made anew.
     fn next(&mut self) -> BoxFuture<'_, Result<Fetched, Error>>;
 
     /// The offset that [`Reader::next`] looks for next.
@@ -239,8 +248,29 @@ pub enum Event {
 }
 
 /// Held by a member that lets go; dropping it lets the partitions move on.
-#[derive(Debug)]
-pub struct Barrier(#[allow(dead_code, reason = "its drop is its use")] pub(crate) tokio::sync::oneshot::Sender<()>);
+pub struct Barrier(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Barrier {
+    /// A barrier that calls `release`, once, when it is dropped. For engines.
+    #[must_use]
+    pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(release)))
+    }
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        if let Some(release) = self.0.take() {
+            release();
+        }
+    }
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Barrier")
+    }
+}
 
 /// A place in a group that shares out the partitions of some topics. Dropping it leaves the group
 /// as a crash does; [`Membership::leave`] does so in order.
