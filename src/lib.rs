@@ -3,5 +3,6 @@
 
 pub mod log;
 pub mod metrics;
+pub mod process;
 pub mod record;
 pub mod topics;

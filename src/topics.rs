@@ -1,8 +1,13 @@
-//! The topics of a pipeline: their names, derived from the pipeline's, and their shapes.
+//! The topics of a pipeline: their names, derived from the pipeline's, and their shapes, from the
+//! data files in `topics/`, one a topic.
+
+mod description;
 
 use std::collections::BTreeMap;
 
-use crate::log::{Topic, TopicPartition};
+pub use description::{Description, Partitions, descriptions};
+
+use crate::log::{Topic, TopicPartition, TopicShape};
 use crate::record::Partition;
 
 /// The names of all topics of one pipeline, and how many partitions they have.
@@ -65,5 +70,88 @@ impl Topics {
     #[must_use]
     pub fn control_of(&self, lane: Partition) -> TopicPartition {
         self.control.partition(Partition(lane.0 % self.control_partitions))
+    }
+
+    /// Every topic with the key that names it in a config and with its description.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, &Topic, &'static Description)> {
+        let own = [
+            ("input", &self.input),
+            ("results", &self.results),
+            ("dead-letter", &self.dead_letter),
+            ("work", &self.work),
+            ("control", &self.control),
+            ("cursors.resequence", &self.cursors_resequence),
+            ("cursors.deliver", &self.cursors_deliver),
+            ("ledger", &self.ledger),
+        ];
+        let key = |name: &str| format!("topics.{}", name.replace(['-', '.'], "_"));
+        let own = own.into_iter().map(|(name, topic)| (key(name), topic, description::of(name)));
+        let output = description::of("output");
+        let destinations = self.destinations.iter().map(|(name, t)| (format!("destinations.{name}.topic"), t, output));
+        own.chain(destinations).collect()
+    }
+
+    /// What each topic has to be like, for [`crate::log::Log::ensure`].
+    #[must_use]
+    pub fn shapes(&self) -> Vec<(Topic, TopicShape)> {
+        let shape = |description: &Description| TopicShape {
+            partitions: match description.partitions {
+                Partitions::Lanes => self.lanes,
+                Partitions::Control => self.control_partitions,
+                Partitions::Work => self.work_partitions,
+            },
+            cleanup: description.cleanup,
+        };
+        self.all().into_iter().map(|(_, topic, description)| (topic.clone(), shape(description))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::log::Cleanup;
+
+    fn topics() -> Topics {
+        Topics::derive("orders", &["default", "billing"], 6, 2)
+    }
+
+    #[test]
+    fn every_topic_has_a_data_file_and_every_data_file_a_topic() {
+        let topics = topics();
+        let used: BTreeSet<&str> = topics.all().into_iter().map(|(_, _, d)| d.name.as_str()).collect();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/topics");
+        let files = std::fs::read_dir(folder).expect("topics/ is part of the repository");
+        let files: BTreeSet<String> = files
+            .map(|file| file.expect("it can be listed").file_name().into_string().expect("names are ASCII"))
+            .map(|name| name.strip_suffix(".toml").expect("only TOML lies there").to_owned())
+            .collect();
+        assert_eq!(files, used.iter().map(|name| (*name).to_owned()).collect());
+    }
+
+    #[test]
+    fn shapes_follow_lanes_owners_and_data_files() {
+        let topics = topics();
+        let shapes: BTreeMap<_, _> = topics.shapes().into_iter().collect();
+        let of = |topic: &str| shapes[&Topic::from(topic)].clone();
+        assert_eq!(of("orders.input"), TopicShape { partitions: 6, cleanup: Cleanup::Delete });
+        assert_eq!(of("orders.output.billing"), TopicShape { partitions: 6, cleanup: Cleanup::Delete });
+        assert_eq!(of("orders.control"), TopicShape { partitions: 2, cleanup: Cleanup::Keep });
+        assert_eq!(of("orders.cursors.deliver"), TopicShape { partitions: 2, cleanup: Cleanup::Compact });
+        assert_eq!(of("orders.work"), TopicShape { partitions: 16, cleanup: Cleanup::Delete });
+        assert_eq!(shapes.len(), 10);
+    }
+
+    #[test]
+    fn a_lane_belongs_to_one_owner() {
+        let topics = topics();
+        for control in [0, 1].map(Partition) {
+            for lane in topics.lanes_of(control) {
+                assert_eq!(topics.control_of(lane), topics.control.partition(control));
+            }
+        }
+        assert_eq!(topics.lanes_of(Partition(1)).collect::<Vec<_>>(), [1, 3, 5].map(Partition));
     }
 }

@@ -1,0 +1,3 @@
+//! The process: configuration, roles and their wiring, drain, admin port, telemetry.
+
+pub mod config;

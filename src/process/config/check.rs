@@ -1,0 +1,106 @@
+//! What values have to agree on among each other.
+
+use std::collections::BTreeMap;
+
+use super::{Config, Log, Order, Problem, Retry, Work};
+
+/// The most lanes times destinations that one control partition may have. Its whole state is one
+/// record of at most 512 KiB, of which a lane and each of its destinations take some 100 bytes
+/// even where nothing is released above the frontier; the rest is for what is.
+const LANES_TIMES_DESTINATIONS_MAX: u64 = 2048;
+
+/// All that does not fit together.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::new();
+    log(&config.log, config.destinations.len() as u64, &mut found);
+    work(&config.work, &mut found);
+    order(&config.order, config.ingress.max_body.get(), &mut found);
+    destinations(config, &mut found);
+    topics(config, &mut found);
+    if config.admin.listen == config.ingress.http && !config.admin.listen.as_str().ends_with(":0") {
+        found.push(Problem::at("admin.listen", "is the address of ingress.http, too; give one of them another port"));
+    }
+    found
+}
+
+fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
+    if log.embedded.is_some() && log.kafka.is_some() {
+        found.push(Problem::at("log.kafka", "log.embedded is given, too; keep one of them"));
+    }
+    let (lanes, owners) = (log.partitions.get(), log.control_partitions.get());
+    if owners > lanes {
+        let reason = format!("{owners} is more than log.partitions, which is {lanes}; an owner needs a lane to own");
+        found.push(Problem::at("log.control_partitions", reason));
+    }
+    let together = u64::from(lanes.div_ceil(owners)) * (destinations + 1);
+    if together > LANES_TIMES_DESTINATIONS_MAX {
+        let reason = format!(
+            "{lanes} lanes and {destinations} destinations do not fit into the state of {owners} control partitions; \
+             raise log.control_partitions, which has to be done before the first start"
+        );
+        found.push(Problem::at("log.partitions", reason));
+    }
+}
+
+fn work(work: &Work, found: &mut Vec<Problem>) {
+    let given = [
+        ("http", work.http.is_some()),
+        ("exec", work.exec.is_some()),
+        ("jq", work.jq.is_some()),
+        ("builtin", work.builtin.is_some()),
+    ];
+    let names: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    if names.len() > 1 {
+        let reason = format!("{} are given, but only one of them can do the work; keep that one", names.join(" and "));
+        found.push(Problem::at(format!("work.{}", names[1]), reason));
+    }
+    if work.exec.as_ref().is_some_and(|exec| exec.command.first().is_none_or(String::is_empty)) {
+        let reason = "names no program; write it as in [\"node\", \"worker.js\"]";
+        found.push(Problem::at("work.exec.command", reason));
+    }
+    if work.deadline <= work.timeout {
+        let reason = format!(
+            "{} is not longer than work.timeout, which is {}; records would be sent out again while being worked on",
+            work.deadline, work.timeout
+        );
+        found.push(Problem::at("work.deadline", reason));
+    }
+    retry("work.retry", &work.retry, found);
+}
+
+fn retry(key: &str, retry: &Retry, found: &mut Vec<Problem>) {
+    if retry.cap < retry.backoff {
+        let reason = format!("{} is shorter than the backoff of {} that it caps", retry.cap, retry.backoff);
+        found.push(Problem::at(format!("{key}.cap"), reason));
+    }
+}
+
+fn order(order: &Order, max_body: u64, found: &mut Vec<Problem>) {
+    if order.memory.get() < max_body {
+        let reason = format!("{} cannot hold one message of ingress.max_body, which is {max_body}B", order.memory);
+        found.push(Problem::at("order.memory", reason));
+    }
+}
+
+fn destinations(config: &Config, found: &mut Vec<Problem>) {
+    for (name, destination) in &config.destinations {
+        let Some(push) = &destination.push else { continue };
+        if push.retry.cap < push.retry.backoff {
+            let reason =
+                format!("{} is shorter than the backoff of {} that it caps", push.retry.cap, push.retry.backoff);
+            found.push(Problem::at(format!("destinations.{name}.push.retry.cap"), reason));
+        }
+    }
+}
+
+/// Two roles of one topic would mix what must stay apart, two destinations on one their sequences.
+fn topics(config: &Config, found: &mut Vec<Problem>) {
+    let mut taken = BTreeMap::new();
+    let topics = config.topics();
+    for (key, topic, _) in topics.all() {
+        if let Some(other) = taken.insert(topic.clone(), key.clone()) {
+            let reason = format!("topic {topic} is that of {other} already; each needs its own");
+            found.push(Problem::at(key, reason));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Section `destinations`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{HttpUrl, OnFailure, Span, TopicName};
+
+/// Where outputs go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Destination {
+    /// Its ordered topic; derives from the pipeline's name where it is not given.
+    pub topic: Option<TopicName>,
+    /// Who gets them sent; nobody where it is not given, and the topic is all there is.
+    pub push: Option<Push>,
+}
+
+impl Destination {
+    pub(super) fn hide(&mut self) {
+        if let Some(push) = &mut self.push {
+            push.http.url = push.http.url.hidden();
+        }
+    }
+}
+
+/// How outputs are sent to a receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// A receiver that is called over HTTP.
+    pub http: HttpPush,
+    /// When the next item of a group goes.
+    #[serde(default)]
+    pub progress: Progress,
+    /// Where a destination without a position begins.
+    #[serde(default)]
+    pub start: Start,
+    /// What becomes of an item that the receiver refuses for good.
+    #[serde(default)]
+    pub on_failure: PushFailure,
+    /// The pauses between attempts at the same item.
+    #[serde(default)]
+    pub retry: PushRetry,
+}
+
+/// Same choice as for records that failed.
+pub type PushFailure = OnFailure;
+
+/// A receiver that is called over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpPush {
+    /// Where items are posted to.
+    pub url: HttpUrl,
+    /// A file with the secrets that sign, a line each, in the form `whsec_...` of Standard
+    /// Webhooks; unsigned where it is not given.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// Whether private and link-local addresses may be called.
+    #[serde(default)]
+    pub allow_private: bool,
+    /// The time of one attempt.
+    #[serde(default = "push_timeout")]
+    pub timeout: Span,
+}
+
+const fn push_timeout() -> Span {
+    // Receivers of webhooks are asked to answer within 15 to 30 s by the Standard Webhooks guide.
+    Span::from_secs(30)
+}
+
+/// When the next item of a group goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// When the acknowledgement of the last one is committed: only that one can ever be repeated.
+    #[default]
+    Item,
+    /// When the acknowledgement of the last one is there, its commit gathered with others: faster,
+    /// and a crash repeats all that were not committed.
+    Batch,
+}
+
+/// Where a destination without a position begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the oldest item that its topic has.
+    #[default]
+    Beginning,
+    /// With the first item after it was set up.
+    End,
+}
+
+/// The pauses between attempts at the same item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushRetry {
+    /// The pause after the first attempt; it doubles from one to the next.
+    pub backoff: Span,
+    /// The longest pause, and the most of a receiver's `Retry-After` that is honoured.
+    pub cap: Span,
+    /// Attempts after which `on_failure` decides; without end where it is not given.
+    pub attempts: Option<NonZeroU32>,
+}
+
+impl Default for PushRetry {
+    fn default() -> Self {
+        Self { backoff: Span::from_millis(500), cap: Span::from_secs(300), attempts: None }
+    }
+}

@@ -1,0 +1,200 @@
+//! The configuration against its documentation, and its errors as a user sees them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use seriatim::process::config::{Builtin, By, Config, Error};
+
+const PAGE: &str = include_str!("../docs/configuration.md");
+
+/// A documented key: default and example as TOML, empty where there is none.
+struct Row {
+    key: String,
+    default: String,
+    example: String,
+}
+
+fn rows() -> Vec<Row> {
+    let table = PAGE.lines().filter(|line| line.starts_with("| `"));
+    let rows: Vec<Row> = table
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let key = cells[1].replace("NAME", "billing");
+            Row { key, default: cells[2].to_owned(), example: cells[3].to_owned() }
+        })
+        .collect();
+    assert!(rows.len() > 40, "the table was not found");
+    rows
+}
+
+fn parse(text: &str) -> Result<Config, Error> {
+    Config::parse(text, [])
+}
+
+/// What else a key needs to make sense.
+fn companions(key: &str) -> &'static str {
+    match key {
+        "log.control_partitions" => "log.partitions = 4",
+        "work.exec.processes" => "work.exec.command = ['true']",
+        _ if key.starts_with("destinations.billing.push") && key != "destinations.billing.push.http" => {
+            if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'http://a'" }
+        }
+        _ => "",
+    }
+}
+
+#[test]
+fn every_documented_key_is_taken_from_file_and_environment_alike() {
+    for Row { key, example, .. } in rows() {
+        let other = companions(&key);
+        let from_file = parse(&format!("{other}\n{key} = {example}")).unwrap_or_else(|e| panic!("{key}: {e}"));
+        let variable = format!("SERIATIM_{}", key.to_uppercase().replace('.', "__"));
+        let from_env = Config::parse(other, [(variable.as_str(), example.as_str())]);
+        assert_eq!(from_env.as_ref(), Ok(&from_file), "{key}");
+        assert_ne!(Ok(from_file), parse(other), "{key}: the example is to differ from the default");
+    }
+}
+
+#[test]
+fn every_documented_default_is_the_default() {
+    for Row { key, default, .. } in rows().into_iter().filter(|row| !row.default.is_empty()) {
+        let other = companions(&key);
+        assert_eq!(parse(&format!("{other}\n{key} = {default}")), parse(other), "{key}");
+    }
+}
+
+/// The keys that the parser itself names when it meets one that it does not know.
+fn known_keys(section: &str) -> BTreeSet<String> {
+    let unknown = if section.is_empty() { "zzzzzzzz".to_owned() } else { format!("{section}.zzzzzzzz") };
+    let error = parse(&format!("{unknown} = 1")).expect_err("it is unknown").to_string();
+    let (_, keys) = error.split_once("there are: ").unwrap_or_else(|| panic!("{section}: {error}"));
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_is_documented() {
+    let mut documented: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for Row { key, .. } in rows() {
+        let parts: Vec<&str> = key.split('.').collect();
+        for depth in 0..parts.len() {
+            let section = parts[..depth].join(".");
+            documented.entry(section).or_default().insert(parts[depth].to_owned());
+        }
+    }
+    // Below these, keys are not ours: names of destinations, properties of librdkafka.
+    documented.remove("destinations");
+    documented.remove("log.kafka");
+    for (section, keys) in documented {
+        assert_eq!(known_keys(&section), keys, "section \"{section}\"");
+    }
+}
+
+#[test]
+fn the_example_on_the_page_is_taken() {
+    let (_, rest) = PAGE.split_once("```toml\n").expect("there is an example");
+    let (example, _) = rest.split_once("```").expect("the example ends");
+    let config = parse(example).expect("the example is right");
+    assert_eq!((config.name.as_str(), config.work.concurrency.get()), ("orders", 200));
+}
+
+#[test]
+fn errors_say_what_where_and_what_to_do() {
+    for (text, expected) in [
+        ("name = 'a b'", "config:1:1: name: \"a b\" is no name: 1 to 100 letters"),
+        (
+            "[work]\n\n  concurency = 1",
+            "config:3:3: work.concurency: there is no such key; did you mean `concurrency`?",
+        ),
+        ("[wrok]", "config:1:2: wrok: there is no such key; did you mean `work`?"),
+        ("work.concurrency = 0", "config:1:6: work.concurrency: invalid value: integer `0`, expected a nonzero u32"),
+        ("work.timeout = '5'", "config:1:6: work.timeout: \"5\" is no duration: write a number with its unit"),
+        ("work.timeout = 5", "config:1:6: work.timeout: invalid type: integer `5`, expected a string"),
+        ("ingress.max_body = 'much'", "config:1:9: ingress.max_body: \"much\" is no size"),
+        ("order.by = 'keys'", "config:1:7: order.by: \"keys\" is no order: write \"lane\", \"destination\""),
+        ("ingress.http = ':8080'", "config:1:9: ingress.http: \":8080\" is no address: write HOST:PORT"),
+        ("ingress.tcp = []", "config:1:9: ingress.tcp: there is no such key; there are: http, max_body, tokens_file"),
+        ("work.http = {}", "config:1:6: work.http: missing field `url`"),
+        ("work = { jq = '.', builtin = 'echo' }", "config:1:20: work.builtin: jq and builtin are given, but only one"),
+        ("work.exec.command = []", "config:1:11: work.exec.command: names no program"),
+        ("work.deadline = '30s'", "config:1:6: work.deadline: 30s is not longer than work.timeout, which is 30s"),
+        ("log.control_partitions = 2", "config:1:5: log.control_partitions: 2 is more than log.partitions, which is 1"),
+        ("log.partitions = 5000", "config:1:5: log.partitions: 5000 lanes and 1 destinations do not fit"),
+        ("log = { embedded = 'a', kafka = {} }", "config:1:25: log.kafka: log.embedded is given, too"),
+        ("admin.listen = '127.0.0.1:8080'", "config:1:7: admin.listen: is the address of ingress.http, too"),
+        ("order.memory = '1KiB'", "config:1:7: order.memory: 1KiB cannot hold one message"),
+        (
+            "destinations.a.topic = 'seriatim.input'",
+            "destinations.a.topic: topic seriatim.input is that of topics.input",
+        ),
+        ("name = ", "config:1:8: is no TOML: "),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(expected), "{text}\n  gave {error}\n  not  {expected}");
+    }
+}
+
+#[test]
+fn errors_name_the_variable_that_brought_the_value() {
+    let error = |name, value| Config::parse("work.jq = '.'", [(name, value)]).expect_err(name).to_string();
+    assert_eq!(
+        error("SERIATIM_WORK__CONCURENCY", "1"),
+        "SERIATIM_WORK__CONCURENCY: work.concurency: there is no such key; did you mean `concurrency`?"
+    );
+    assert!(error("SERIATIM_WORK__TIMEOUT", "soon").starts_with("SERIATIM_WORK__TIMEOUT: work.timeout: \"soon\""));
+    assert!(error("SERIATIM_WORK__HTTP__URL", "http://a").starts_with("config:1:6: work.jq: http and jq are given"));
+    assert!(
+        error("SERIATIM_WORK__JQ__X", "1").contains("SERIATIM_WORK__JQ__X: work.jq.x: `jq` is a string and has no")
+    );
+}
+
+#[test]
+fn all_that_does_not_fit_together_is_said_at_once() {
+    let error = parse("work.deadline = '1s'\nlog.control_partitions = 2").expect_err("both are wrong");
+    assert_eq!(error.problems.len(), 2, "{error}");
+}
+
+#[test]
+fn the_environment_goes_over_the_file_key_by_key() {
+    let text = "[work]\nbuiltin = 'echo'\nretry = { attempts = 2, backoff = '1s' }";
+    let config = Config::parse(
+        text,
+        [
+            ("SERIATIM_WORK__RETRY__ATTEMPTS", "9"),
+            ("SERIATIM_WORK__BUILTIN", "{ sleep = '750ms' }"),
+            ("SERIATIM_ORDER__BY", "header:X-Tenant"),
+            ("UNRELATED", "x"),
+        ],
+    )
+    .expect("it is right");
+    assert_eq!(config.work.retry.attempts.get(), 9);
+    assert_eq!(config.work.retry.backoff.to_string(), "1s");
+    assert!(matches!(config.work.builtin, Some(Builtin::Sleep(_))));
+    assert_eq!(config.order.by, By::Header("x-tenant".to_owned()));
+}
+
+#[test]
+fn the_dump_is_a_config_of_the_same_meaning_without_secrets() {
+    let text = "
+        work.http.url = 'http://me:hush1@worker/'
+        log.kafka = { 'bootstrap.servers' = 'k:9092', 'sasl.password' = 'hush2', 'linger.ms' = 5 }
+        destinations.a.push.http.url = 'https://hush3:@a/'
+    ";
+    let config = parse(text).expect("it is right");
+    let dump = config.dump();
+    assert!(!dump.contains("hush"), "{dump}");
+    assert!(dump.contains("k:9092") && dump.contains("http://***@worker/"), "{dump}");
+    let again = parse(&dump).unwrap_or_else(|e| panic!("{e}\n{dump}"));
+    assert_eq!(again.dump(), dump);
+
+    let plain = parse("order.by = 'key'\nlog.retention = '1h 30m'\nlog.max_disk = '1234567'").expect("it is right");
+    assert_eq!(parse(&plain.dump()), Ok(plain), "where nothing is hidden, nothing is lost");
+}
+
+#[test]
+fn topics_derive_and_can_be_named() {
+    let config =
+        parse("name = 'shop'\ntopics.input = 'legacy'\n[destinations.mail]\n[destinations.fax]\ntopic = 'fax'");
+    let topics = config.expect("it is right").topics();
+    assert_eq!((topics.input.as_str(), topics.results.as_str()), ("legacy", "shop.results"));
+    let of = |name: &str| topics.destinations[name].as_str();
+    assert_eq!((of("default"), of("mail"), of("fax")), ("shop.output", "shop.output.mail", "fax"));
+}
