@@ -4,5 +4,6 @@
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod order;
 pub mod record;
 pub mod topics;
