@@ -3,7 +3,7 @@
 
 pub mod log;
 pub mod metrics;
-pub mod process;
 pub mod order;
+pub mod process;
 pub mod record;
 pub mod topics;
