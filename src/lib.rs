@@ -6,4 +6,5 @@ pub mod metrics;
 pub mod order;
 pub mod process;
 pub mod record;
+pub mod takeover;
 pub mod topics;

@@ -143,7 +143,9 @@ pub enum Role {
 impl Role {
     pub(crate) const ALL: [Self; 2] = [Self::Resequence, Self::Deliver];
 
-    const fn label(self) -> &'static str {
+    /// The role's word, as in group names, cursor keys and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Resequence => "resequence",
             Self::Deliver => "deliver",
@@ -165,7 +167,7 @@ pub struct Owner {
 /// The handles of a role.
 #[must_use]
 pub fn owner(role: Role) -> Owner {
-    let (f, of) = (families(), [role.label()]);
+    let (f, of) = (families(), [role.as_str()]);
     Owner {
         takeovers: f.takeovers.with_label_values(&of),
         fenced: f.fenced.with_label_values(&of),

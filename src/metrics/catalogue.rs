@@ -131,7 +131,7 @@ impl Families {
     #[rustfmt::skip] // one line a metric reads as the table it is
     pub(super) fn register(c: &mut Catalogue) -> Self {
         let lane = [label("lane", "the lane's number")];
-        let role = [values("role", &Role::ALL.map(Role::label))];
+        let role = [values("role", &Role::ALL.map(Role::as_str))];
         let destination = [label("destination", "the destination's name"), lane[0].clone()];
         let code = [label("code", "the `code` of the problem answered")];
         let outcome = [values("outcome", &Attempt::ALL.map(Attempt::label))];
