@@ -1,0 +1,158 @@
+//! The admin port, on a thread and a runtime of its own, so that health and metrics answer even
+//! while the roles' runtime has no time to spare.
+
+mod guard;
+
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+
+pub use guard::Guard;
+
+use super::readiness::Readiness;
+use crate::metrics;
+
+/// A running admin server. Dropping it ends it.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    end: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Serves health, metrics and what `more` adds on the listener, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Where the system gives no thread or no runtime.
+    pub fn start(listener: TcpListener, readiness: Readiness, guard: Guard, more: Router) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let end = CancellationToken::new();
+        let app = router(readiness, guard, more).into_make_service_with_connect_info::<SocketAddr>();
+        let ended = end.clone();
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => Ok(()),
+                served = axum::serve(listener, app) => served,
+            }
+        };
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            if let Err(error) = runtime.block_on(serve) {
+                tracing::error!(%error, "the admin port has ended");
+            }
+            // What a handler has started and left behind must not hold the end up.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { address, end, thread: Some(thread) })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.end.cancel();
+        if let Some(thread) = self.thread.take() {
+            // It has logged why, if it ended in a panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn router(readiness: Readiness, guard: Guard, more: Router) -> Router {
+    let ready = move || async move {
+        if readiness.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
+    };
+    let metrics = || async { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render()).into_response() };
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .merge(more)
+        .layer(axum::middleware::from_fn_with_state(guard, guard::check))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::ConnectInfo;
+    use axum::http::Request;
+    use axum::routing::post;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, String) {
+        let response = router.clone().oneshot(request).await.expect("routers do not fail");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("the body is in memory").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn request(method: &str, path: &str, peer: &str, headers: &[(&str, &str)]) -> Request<Body> {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8090");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let peer: SocketAddr = peer.parse().expect("an address");
+        request.extension(ConnectInfo(peer)).body(Body::empty()).expect("a request")
+    }
+
+    fn app(token: Option<&str>) -> (Router, super::super::readiness::Latch) {
+        let (readiness, latch) = Readiness::new();
+        let more = Router::new().route("/v1/act", post(async || "done"));
+        (router(readiness, Guard::new(token.map(str::to_owned)), more), latch)
+    }
+
+    const HERE: &str = "127.0.0.1:1234";
+    const THERE: &str = "192.0.2.1:1234";
+
+    #[tokio::test]
+    async fn health_and_metrics_answer_anyone() {
+        let (app, latch) = app(None);
+        assert_eq!(ask(&app, request("GET", "/livez", THERE, &[])).await.0, StatusCode::OK);
+        assert_eq!(ask(&app, request("GET", "/readyz", THERE, &[])).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        drop(latch);
+        assert_eq!(ask(&app, request("GET", "/readyz", THERE, &[])).await.0, StatusCode::OK);
+        let (status, text) = ask(&app, request("GET", "/metrics", THERE, &[])).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn acting_needs_the_token_or_this_machine() {
+        let (app, _latch) = app(Some("hush"));
+        let act = |peer, headers: &[(&str, &str)]| {
+            let request = request("POST", "/v1/act", peer, headers);
+            let app = app.clone();
+            async move { ask(&app, request).await.0 }
+        };
+        assert_eq!(act(HERE, &[]).await, StatusCode::OK);
+        assert_eq!(act(THERE, &[]).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(act(THERE, &[("authorization", "Bearer wrong")]).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(act(THERE, &[("authorization", "Bearer hush")]).await, StatusCode::OK);
+        // A page in a browser on this machine is not this machine's user.
+        assert_eq!(act(HERE, &[("origin", "https://evil.example")]).await, StatusCode::UNAUTHORIZED);
+        assert_eq!(act(HERE, &[("origin", "http://localhost:8090")]).await, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn without_a_token_nobody_else_may_act() {
+        let (app, _latch) = app(None);
+        let refused = ask(&app, request("POST", "/v1/act", THERE, &[("authorization", "Bearer ")])).await;
+        assert_eq!(refused.0, StatusCode::FORBIDDEN);
+        assert!(refused.1.contains("admin.token_file"), "{}", refused.1);
+        let mut rebound = request("POST", "/v1/act", HERE, &[]);
+        rebound.headers_mut().insert("host", "evil.example".parse().expect("a host"));
+        assert_eq!(ask(&app, rebound).await.0, StatusCode::FORBIDDEN);
+    }
+}

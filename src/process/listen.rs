@@ -1,0 +1,25 @@
+//! Listening, early and with errors that help.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+
+use super::Error;
+use super::config::Address;
+
+/// Listens at an address, for use in any runtime. `key` is the config's, for the error.
+pub async fn bind(key: &'static str, address: &Address) -> Result<TcpListener, Error> {
+    // Tokio's resolves names without blocking the runtime, and sets what a server needs.
+    let listener = tokio::net::TcpListener::bind(address.as_str()).await.and_then(tokio::net::TcpListener::into_std);
+    listener.map_err(|error| Error::Listen { key, address: address.clone(), hint: hint(error.kind()), error })
+}
+
+const fn hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AddrInUse => {
+            "another program listens there, perhaps another seriatim; end it or choose another port"
+        }
+        ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+        ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+        _ => "check the address",
+    }
+}
