@@ -1,3 +1,7 @@
 //! The `seriatim` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    seriatim::cli::main()
+}

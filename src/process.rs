@@ -9,6 +9,7 @@ pub mod listen;
 pub mod readiness;
 mod role;
 mod running;
+pub mod secret;
 pub mod signal;
 pub mod telemetry;
 

@@ -1,0 +1,222 @@
+//! `seriatim check`: looks at the configuration and what it names, and changes nothing.
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Exit;
+use crate::process::config::{Address, Config};
+use crate::process::secret;
+
+/// Look at the configuration and at what it names: folder, ports, files, programs
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  seriatim check\n  seriatim check --config pipeline.toml --json\n  seriatim check --dump"
+)]
+pub(super) struct Check {
+    /// Print the configuration that is in effect instead, as TOML, secrets hidden
+    #[arg(long)]
+    dump: bool,
+    /// Print findings as JSON
+    #[arg(long, conflicts_with = "dump")]
+    json: bool,
+}
+
+impl Check {
+    #[allow(clippy::needless_pass_by_value, reason = "verbs take the config that was loaded for them")]
+    pub(super) fn run(&self, config: Config) -> anyhow::Result<Exit> {
+        if self.dump {
+            print!("{}", config.dump());
+            return Ok(Exit::Ok);
+        }
+        let findings = findings(&config);
+        let failed = findings.iter().any(|finding| finding.level == Level::Error);
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&findings)?);
+        } else {
+            print!("{}", text(&findings));
+        }
+        Ok(if failed { Exit::Failed } else { Exit::Ok })
+    }
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// A pipeline with this configuration would not start.
+    Error,
+    /// It would, and somebody should know.
+    Warning,
+}
+
+/// Something that was found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    key: &'static str,
+    reason: String,
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { level, key, reason } in findings {
+        let level = if *level == Level::Error { "error" } else { "warning" };
+        writeln!(text, "{level}: {key}: {reason}").expect("a String takes everything");
+    }
+    if findings.is_empty() {
+        text.push_str("nothing to complain about\n");
+    }
+    text
+}
+
+fn findings(config: &Config) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    findings.log(config);
+    findings.worker(config);
+    findings.files(config);
+    findings.ports(config);
+    findings.0
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn error(&mut self, key: &'static str, reason: impl Into<String>) {
+        self.0.push(Finding { level: Level::Error, key, reason: reason.into() });
+    }
+
+    fn warning(&mut self, key: &'static str, reason: impl Into<String>) {
+        self.0.push(Finding { level: Level::Warning, key, reason: reason.into() });
+    }
+
+    fn log(&mut self, config: &Config) {
+        let Some(folder) = config.log.folder() else {
+            return self.error("log.kafka", "this build has the embedded log only; give log.embedded a folder instead");
+        };
+        match writable(&folder) {
+            Ok(()) => {}
+            Err(error) => self.error("log.embedded", format!("{} cannot be written to: {error}", folder.display())),
+        }
+    }
+
+    fn worker(&mut self, config: &Config) {
+        let work = &config.work;
+        if work.http.is_none() && work.exec.is_none() && work.jq.is_none() && work.builtin.is_none() {
+            self.warning(
+                "work",
+                "no worker is given, so messages are handed on as they are; give http, exec, jq or builtin",
+            );
+        }
+        if let Some(program) = work.exec.as_ref().and_then(|exec| exec.command.first()).filter(|p| find(p).is_none()) {
+            self.error("work.exec.command", format!("there is no program {program}, neither as a path nor on PATH"));
+        }
+        let window = u64::from(config.order.window.get()) * u64::from(config.log.partitions.get());
+        if window < work.concurrency.get().into() {
+            let reason = format!("{window} in all lanes is below work.concurrency, which can never be reached");
+            self.warning("order.window", reason);
+        }
+    }
+
+    fn files(&mut self, config: &Config) {
+        let pushes = config.destinations.values().filter_map(|destination| destination.push.as_ref());
+        let secrets = pushes.filter_map(|push| push.http.secret_file.as_deref());
+        let files = secrets.map(|path| ("destinations.NAME.push.http.secret_file", path));
+        let files = files
+            .chain(config.ingress.tokens_file.as_deref().map(|path| ("ingress.tokens_file", path)))
+            .chain(config.admin.token_file.as_deref().map(|path| ("admin.token_file", path)));
+        for (key, path) in files {
+            if let Err(reason) = secret::lines(path) {
+                self.error(key, reason);
+            }
+        }
+    }
+
+    fn ports(&mut self, config: &Config) {
+        for (key, address) in [("ingress.http", &config.ingress.http), ("admin.listen", &config.admin.listen)] {
+            self.port(key, address);
+        }
+        if !config.ingress.http.is_loopback() && config.ingress.tokens_file.is_none() {
+            self.warning("ingress.http", "whoever reaches it may send messages; ingress.tokens_file says who may");
+        }
+    }
+
+    fn port(&mut self, key: &'static str, address: &Address) {
+        match TcpListener::bind(address.as_str()) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                self.warning(key, format!("{address} is in use; fine if that is this pipeline, already running"));
+            }
+            Err(error) => self.error(key, format!("cannot listen at {address}: {error}")),
+        }
+    }
+}
+
+/// Whether the folder, or the nearest one above it that exists, can be written to.
+fn writable(folder: &Path) -> std::io::Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !existing.is_dir() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::NotADirectory,
+            format!("{} is a file", existing.display()),
+        ));
+    }
+    Ok(rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?)
+}
+
+/// The program as the system would find it.
+fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(toml: &str) -> Vec<(Level, &'static str)> {
+        let ports = "ingress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n";
+        let config = Config::parse(&format!("{ports}{toml}"), []).expect(toml);
+        findings(&config).into_iter().map(|finding| (finding.level, finding.key)).collect()
+    }
+
+    #[test]
+    fn a_good_configuration_has_no_findings() {
+        assert_eq!(found("work.exec.command = ['sh', '-c', 'true']"), []);
+        assert_eq!(text(&[]), "nothing to complain about\n");
+    }
+
+    #[test]
+    fn what_would_not_start_is_an_error() {
+        assert_eq!(found("work.exec.command = ['no-such-program']"), [(Level::Error, "work.exec.command")]);
+        assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded")]);
+        assert_eq!(found("work.jq = '.'\nlog.kafka = {}"), [(Level::Error, "log.kafka")]);
+        assert_eq!(found("work.jq = '.'\nadmin.token_file = '/no/such'"), [(Level::Error, "admin.token_file")]);
+        let push = "destinations.a.push.http = { url = 'http://a', secret_file = '/no/such' }";
+        let expected = (Level::Error, "destinations.NAME.push.http.secret_file");
+        assert_eq!(found(&format!("work.jq = '.'\n{push}")), [expected]);
+    }
+
+    #[test]
+    fn what_somebody_should_know_is_a_warning() {
+        assert_eq!(found(""), [(Level::Warning, "work")]);
+        assert_eq!(found("work.jq = '.'\norder.window = 10"), [(Level::Warning, "order.window")]);
+    }
+
+    #[test]
+    fn ports_in_use_are_told() {
+        let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = other.local_addr().expect("it is bound");
+        let config = format!("work.jq = '.'\nadmin.listen = '127.0.0.1:0'\ningress.http = '{address}'");
+        let found = findings(&Config::parse(&config, []).expect("it is right"));
+        assert!(text(&found).starts_with("warning: ingress.http: 127.0.0.1:"), "{}", text(&found));
+    }
+}
