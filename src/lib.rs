@@ -9,3 +9,4 @@ pub mod process;
 pub mod record;
 pub mod takeover;
 pub mod topics;
+pub mod work;

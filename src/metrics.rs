@@ -211,12 +211,19 @@ pub struct Work {
     pub in_progress: IntGauge,
     /// 1 while the processor's breaker is open.
     pub breaker_open: IntGauge,
+    /// How long attempts took that had to be waited for.
+    pub seconds: Histogram,
 }
 
 /// The handles of the work role.
 #[must_use]
 pub fn work() -> Work {
-    Work { in_progress: families().work_in_progress.clone(), breaker_open: families().worker_breaker_open.clone() }
+    let f = families();
+    Work {
+        in_progress: f.work_in_progress.clone(),
+        breaker_open: f.worker_breaker_open.clone(),
+        seconds: f.work_seconds.with_label_values::<&str>(&[]),
+    }
 }
 
 /// Attempts that ended so.

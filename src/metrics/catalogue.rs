@@ -11,6 +11,9 @@ use super::{Attempt, Dropped, Push, Role};
 /// Each bound costs one series per role.
 const COMMIT_SECONDS: [f64; 13] = [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
+/// From work that is no more than a look-up to the time-out of an attempt, 30 s by default.
+const WORK_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
 /// A label with what may stand in it.
 #[derive(Clone, Debug)]
 pub(super) struct Label {
@@ -104,6 +107,7 @@ pub(super) struct Families {
     pub(super) ingress_refused: IntCounterVec,
     pub(super) work_in_progress: IntGauge,
     pub(super) worker_breaker_open: IntGauge,
+    pub(super) work_seconds: HistogramVec,
     pub(super) attempts: IntCounterVec,
     pub(super) lane_lag_records: IntGaugeVec,
     pub(super) lane_oldest_unreleased_seconds: GaugeVec,
@@ -144,6 +148,7 @@ impl Families {
             ingress_refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
             work_in_progress: c.gauge("seriatim_work_in_progress", "Records being worked on by this process."),
             worker_breaker_open: c.gauge("seriatim_worker_breaker_open", "1 while the worker is taken for unreachable and only probed."),
+            work_seconds: c.histograms("seriatim_work_seconds", "How long an attempt took, where it had to be waited for.", &[], &WORK_SECONDS),
             attempts: c.counters("seriatim_attempts_total", "Attempts at working on a record.", &outcome),
             lane_lag_records: c.gauges("seriatim_lane_lag_records", "Input records not yet released.", &lane),
             lane_oldest_unreleased_seconds: c.real_gauges("seriatim_lane_oldest_unreleased_seconds", "Age of the oldest unreleased record.", &lane),

@@ -114,6 +114,17 @@ impl Batch {
         }
     }
 
+    /// Takes the first record out, as a batch of its own that shares this frame.
+    pub fn pop_first(&mut self) -> Option<Self> {
+        let mut rest = self.iter();
+        let next = rest.next()?.offset.next();
+        let end = rest.rest.at;
+        let frame = self.frame.split_to(end);
+        let base = std::mem::replace(&mut self.base, next);
+        self.count -= 1;
+        Some(Self { base, timestamp: self.timestamp, count: 1, frame })
+    }
+
     /// Each record as a batch of its own, sharing this frame.
     pub fn singles(&self) -> impl Iterator<Item = Self> + '_ {
         let mut rest = self.iter();
@@ -414,6 +425,10 @@ mod tests {
             let skipped = batch.skip_to(from);
             let expected: Vec<_> = expected.into_iter().filter(|((o, _), ..)| *o >= from).collect();
             prop_assert_eq!(skipped.len(), expected.len());
+            let mut rest = skipped.clone();
+            let singles: Vec<_> = std::iter::from_fn(|| rest.pop_first()).flat_map(|one| seen(&one.detached())).collect();
+            prop_assert_eq!(&singles, &expected);
+            prop_assert!(rest.is_empty() && rest.frame().is_empty());
             prop_assert_eq!(seen(&skipped), expected);
         }
 

@@ -1,0 +1,37 @@
+//! Processors that need nothing outside of this process.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
+
+use super::processor::{Answer, Failure, Job, Output, Processor};
+
+/// Answers each message with itself: body and content type. For trying out and measuring.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl Processor for Echo {
+    fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
+        ready(Ok(echo(&job))).boxed()
+    }
+
+    fn at_once(&self, job: &Job) -> Option<Result<Answer, Failure>> {
+        Some(Ok(echo(job)))
+    }
+}
+
+/// Echoes each message after a pause, as a worker does that waits for something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleep(pub Duration);
+
+impl Processor for Sleep {
+    fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
+        tokio::time::sleep(self.0).map(move |()| Ok(echo(&job))).boxed()
+    }
+}
+
+fn echo(job: &Job) -> Answer {
+    let output = Output { content_type: job.shared_content_type(), ..Output::new(job.shared_body()) };
+    Answer::One(output)
+}

@@ -1,0 +1,166 @@
+//! Several outputs in one answer: `application/vnd.seriatim.outputs+json`.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::processor::Answer;
+
+/// The media type of several outputs.
+pub const CONTENT_TYPE: &str = "application/vnd.seriatim.outputs+json";
+
+/// No message becomes more outputs than that: each is a record of one release.
+const MAX_OUTPUTS: usize = 10_000;
+
+/// One output as it is written in JSON. Exactly one of `body` and `body_base64` is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OutputJson {
+    /// Destinations, separated by `, `; absent: those of the message, else the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The output's key; absent: the message's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Further headers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The media type of the body; absent: `application/json` for JSON that is no string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// The body: a string is its text, other JSON stays as it is.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub body: Option<serde_json::Value>,
+    /// The body where it is not text, in standard Base64 with padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+}
+
+/// `null` is a body like any other JSON, and not the absence of one.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(from).map(Some)
+}
+
+/// What is wrong with an array of outputs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not the JSON that it has to be.
+    #[error("the outputs are not the JSON array they should be: {0}")]
+    Json(String),
+    /// Too many.
+    #[error("{0} outputs; at most {MAX_OUTPUTS} are allowed")]
+    TooMany(usize),
+    /// One of them is wrong, so that none counts.
+    #[error("output {index}: {reason}")]
+    Output {
+        /// Which, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl OutputJson {
+    fn invalid(&self) -> Option<String> {
+        match (&self.body, &self.body_base64) {
+            (None, None) => return Some("there is neither `body` nor `bodyBase64`".to_owned()),
+            (Some(_), Some(_)) => return Some("there are both `body` and `bodyBase64`".to_owned()),
+            (None, Some(text)) => {
+                if let Err(error) = BASE64_STANDARD.decode(text) {
+                    return Some(format!("`bodyBase64` is not Base64: {error}"));
+                }
+            }
+            (Some(_), None) => {}
+        }
+        let reserved = self.headers.keys().find(|name| is_reserved(name.as_bytes()));
+        if let Some(name) = reserved {
+            return Some(format!("the header {name:?} is not for workers to set"));
+        }
+        let texts = self.destination.iter().chain(&self.content_type).chain(self.headers.values());
+        texts
+            .clone()
+            .find(|text| text.chars().any(char::is_control))
+            .map(|text| format!("{text:?} holds control characters"))
+    }
+}
+
+/// Whether a header name is one that no worker may set on an output.
+pub(super) fn is_reserved(name: &[u8]) -> bool {
+    name.is_empty() || name.len() >= 9 && name[..9].eq_ignore_ascii_case(b"seriatim-")
+}
+
+/// Parses and checks an array of outputs. One invalid output makes the whole array invalid.
+///
+/// # Errors
+///
+/// [`Invalid`], naming the output.
+pub fn check(json: &[u8]) -> Result<Vec<OutputJson>, Invalid> {
+    let mut from = serde_json::Deserializer::from_slice(json);
+    let outputs: Vec<OutputJson> = serde_path_to_error::deserialize(&mut from)
+        .map_err(|e| Invalid::Json(format!("{} at {}", e.inner(), e.path())))?;
+    from.end().map_err(|e| Invalid::Json(e.to_string()))?;
+    if outputs.len() > MAX_OUTPUTS {
+        return Err(Invalid::TooMany(outputs.len()));
+    }
+    let wrong = outputs.iter().enumerate().find_map(|(index, output)| Some((index, output.invalid()?)));
+    match wrong {
+        Some((index, reason)) => Err(Invalid::Output { index, reason }),
+        None => Ok(outputs),
+    }
+}
+
+impl Answer {
+    /// The answer that such an array is: an empty one is no output.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`].
+    pub fn from_outputs_json(json: Bytes) -> Result<Self, Invalid> {
+        Ok(if check(&json)?.is_empty() { Self::Empty } else { Self::Several(json) })
+    }
+
+    /// The answer of these outputs.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`].
+    pub fn several(outputs: &[OutputJson]) -> Result<Self, Invalid> {
+        let json = serde_json::to_vec(outputs).map_err(|e| Invalid::Json(e.to_string()))?;
+        Self::from_outputs_json(json.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_are_taken_whole_or_not_at_all() {
+        let good = r#"[{"body":null},{"destination":"a, b","key":"k","headers":{"x":"1"},"contentType":"text/plain","body":"t"},{"bodyBase64":"AAE="}]"#;
+        assert_eq!(check(good.as_bytes()).map(|outputs| outputs.len()), Ok(3));
+        for (bad, says) in [
+            ("{}", "array"),
+            ("[{\"body\":1}] x", "trailing"),
+            (r#"[{"body":1},{}]"#, "output 1: there is neither"),
+            (r#"[{"body":1,"bodyBase64":"AA=="}]"#, "both"),
+            (r#"[{"bodyBase64":"A"}]"#, "not Base64"),
+            (r#"[{"body":1,"headers":{"Seriatim-Sequence":"1"}}]"#, "not for workers"),
+            (r#"[{"body":1,"destination":"a\nb"}]"#, "control"),
+            (r#"[{"body":1,"colour":2}]"#, "unknown field `colour`"),
+            (r#"[{"body":1,"destination":7}]"#, "[0].destination"),
+        ] {
+            let error = check(bad.as_bytes()).expect_err(bad).to_string();
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_array_is_no_output_and_others_stay_verbatim() {
+        assert_eq!(Answer::from_outputs_json(Bytes::from_static(b" []")), Ok(Answer::Empty));
+        let json = Bytes::from_static(b"[ {\"body\": 1.0} ]");
+        assert_eq!(Answer::from_outputs_json(json.clone()), Ok(Answer::Several(json)));
+    }
+}
