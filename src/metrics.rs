@@ -73,15 +73,15 @@ pub fn lane(lane: Partition) -> Lane {
     let (f, label) = (families(), lane.to_string());
     let of = [label.as_str()];
     Lane {
-        lag_records: f.lane_lag_records.with_label_values(&of),
-        oldest_unreleased_seconds: f.lane_oldest_unreleased_seconds.with_label_values(&of),
-        halted: f.lane_halted.with_label_values(&of),
-        limit_reached: f.lane_limit_reached.with_label_values(&of),
-        buffer_bytes: f.lane_buffer_bytes.with_label_values(&of),
-        resent: f.resent.with_label_values(&of),
-        duplicates: f.duplicates.with_label_values(&of),
-        torn: f.torn.with_label_values(&of),
-        released: f.released.with_label_values(&of),
+        lag_records: f.lane.lag_records.with_label_values(&of),
+        oldest_unreleased_seconds: f.lane.oldest_unreleased_seconds.with_label_values(&of),
+        halted: f.lane.halted.with_label_values(&of),
+        limit_reached: f.lane.limit_reached.with_label_values(&of),
+        buffer_bytes: f.lane.buffer_bytes.with_label_values(&of),
+        resent: f.lane.resent.with_label_values(&of),
+        duplicates: f.lane.duplicates.with_label_values(&of),
+        torn: f.lane.torn.with_label_values(&of),
+        released: f.lane.released.with_label_values(&of),
     }
 }
 
@@ -89,11 +89,11 @@ pub fn lane(lane: Partition) -> Lane {
 /// its state. Counters stay.
 pub fn forget_lane(lane: Partition) {
     let (f, label) = (families(), lane.to_string());
-    for gauge in [&f.lane_lag_records, &f.lane_halted, &f.lane_limit_reached, &f.lane_buffer_bytes] {
+    for gauge in [&f.lane.lag_records, &f.lane.halted, &f.lane.limit_reached, &f.lane.buffer_bytes] {
         // An error says that there was none, which is what is wanted.
         let _ = gauge.remove_label_values(&[&label]);
     }
-    let _ = f.lane_oldest_unreleased_seconds.remove_label_values(&[&label]);
+    let _ = f.lane.oldest_unreleased_seconds.remove_label_values(&[&label]);
 }
 
 /// Why a result was dropped instead of being taken as its record's.
@@ -128,7 +128,7 @@ impl Dropped {
 /// Results that were dropped for this reason.
 #[must_use]
 pub fn dropped_results(reason: Dropped) -> IntCounter {
-    families().dropped_results.with_label_values(&[reason.label()])
+    families().owner.dropped_results.with_label_values(&[reason.label()])
 }
 
 /// A role that owns control partitions.
@@ -169,9 +169,9 @@ pub struct Owner {
 pub fn owner(role: Role) -> Owner {
     let (f, of) = (families(), [role.as_str()]);
     Owner {
-        takeovers: f.takeovers.with_label_values(&of),
-        fenced: f.fenced.with_label_values(&of),
-        commit_seconds: f.commit_seconds.with_label_values(&of),
+        takeovers: f.owner.takeovers.with_label_values(&of),
+        fenced: f.owner.fenced.with_label_values(&of),
+        commit_seconds: f.owner.commit_seconds.with_label_values(&of),
     }
 }
 
@@ -218,18 +218,22 @@ pub struct Work {
 /// The handles of the work role.
 #[must_use]
 pub fn work() -> Work {
+<<<<<<< HEAD
     let f = families();
     Work {
-        in_progress: f.work_in_progress.clone(),
-        breaker_open: f.worker_breaker_open.clone(),
-        seconds: f.work_seconds.with_label_values::<&str>(&[]),
+        in_progress: f.work.in_progress.clone(),
+        breaker_open: f.work.breaker_open.clone(),
+        seconds: f.work.seconds.clone(),
     }
+=======
+    Work { in_progress: families().work.in_progress.clone(), breaker_open: families().work.breaker_open.clone() }
+>>>>>>> e9df68c (Makefile, CI, licences, and a test that holds layering and style)
 }
 
 /// Attempts that ended so.
 #[must_use]
 pub fn attempts(outcome: Attempt) -> IntCounter {
-    families().attempts.with_label_values(&[outcome.label()])
+    families().work.attempts.with_label_values(&[outcome.label()])
 }
 
 /// The state of one destination in one lane, moved by the owner that delivers it.
@@ -252,21 +256,21 @@ pub fn destination(name: &str, lane: Partition) -> Destination {
     let (f, lane) = (families(), lane.to_string());
     let of = [name, lane.as_str()];
     Destination {
-        lag: f.destination_lag.with_label_values(&of),
-        oldest_seconds: f.destination_oldest_seconds.with_label_values(&of),
-        breaker_open: f.destination_breaker_open.with_label_values(&of),
-        halted: f.destination_halted.with_label_values(&of),
+        lag: f.destination.lag.with_label_values(&of),
+        oldest_seconds: f.destination.oldest_seconds.with_label_values(&of),
+        breaker_open: f.destination.breaker_open.with_label_values(&of),
+        halted: f.destination.halted.with_label_values(&of),
     }
 }
 
 /// Takes a destination's gauges out, for an owner that lets go of its lane.
 pub fn forget_destination(name: &str, lane: Partition) {
     let (f, lane) = (families(), lane.to_string());
-    for gauge in [&f.destination_lag, &f.destination_breaker_open, &f.destination_halted] {
+    for gauge in [&f.destination.lag, &f.destination.breaker_open, &f.destination.halted] {
         // As in `forget_lane`.
         let _ = gauge.remove_label_values(&[name, &lane]);
     }
-    let _ = f.destination_oldest_seconds.remove_label_values(&[name, &lane]);
+    let _ = f.destination.oldest_seconds.remove_label_values(&[name, &lane]);
 }
 
 /// What became of a push.
@@ -295,19 +299,19 @@ impl Push {
 /// Pushes to a destination that ended so.
 #[must_use]
 pub fn pushes(destination: &str, outcome: Push) -> IntCounter {
-    families().pushes.with_label_values(&[destination, outcome.label()])
+    families().destination.pushes.with_label_values(&[destination, outcome.label()])
 }
 
 /// Messages accepted by this process: durable in the input.
 #[must_use]
 pub fn ingress_accepted() -> IntCounter {
-    families().ingress_accepted.clone()
+    families().ingress.accepted.clone()
 }
 
 /// Messages refused by this process, by the `code` of the problem that was answered.
 #[must_use]
 pub fn ingress_refused(code: &'static str) -> IntCounter {
-    families().ingress_refused.with_label_values(&[code])
+    families().ingress.refused.with_label_values(&[code])
 }
 
 /// How much of the retention is left before it would meet a cursor: 1 all, 0 none.

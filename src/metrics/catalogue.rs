@@ -2,7 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::{Attempt, Dropped, Push, Role};
@@ -76,6 +76,12 @@ impl Catalogue {
         self.add(metric, name, "gauge", help, labels)
     }
 
+    fn histogram(&mut self, name: &'static str, help: &'static str, bounds: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let metric = Histogram::with_opts(options).expect("names in this file are valid");
+        self.add(metric, name, "histogram", help, &[])
+    }
+
     fn histograms(&mut self, name: &'static str, help: &'static str, labels: &[Label], bounds: &[f64]) -> HistogramVec {
         let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
         let metric = HistogramVec::new(options, &names(labels)).expect("names in this file are valid");
@@ -100,78 +106,204 @@ fn names(labels: &[Label]) -> Vec<&'static str> {
     labels.iter().map(|label| label.name).collect()
 }
 
-/// Every metric there is.
+/// Every metric there is, by the part of the pipeline that moves it.
 #[derive(Debug)]
 pub(super) struct Families {
-    pub(super) ingress_accepted: IntCounter,
-    pub(super) ingress_refused: IntCounterVec,
-    pub(super) work_in_progress: IntGauge,
-    pub(super) worker_breaker_open: IntGauge,
-    pub(super) work_seconds: HistogramVec,
-    pub(super) attempts: IntCounterVec,
-    pub(super) lane_lag_records: IntGaugeVec,
-    pub(super) lane_oldest_unreleased_seconds: GaugeVec,
-    pub(super) lane_halted: IntGaugeVec,
-    pub(super) lane_limit_reached: IntGaugeVec,
-    pub(super) lane_buffer_bytes: IntGaugeVec,
-    pub(super) released: IntCounterVec,
-    pub(super) resent: IntCounterVec,
-    pub(super) duplicates: IntCounterVec,
-    pub(super) torn: IntCounterVec,
-    pub(super) dropped_results: IntCounterVec,
-    pub(super) takeovers: IntCounterVec,
-    pub(super) fenced: IntCounterVec,
-    pub(super) commit_seconds: HistogramVec,
-    pub(super) destination_lag: IntGaugeVec,
-    pub(super) destination_oldest_seconds: GaugeVec,
-    pub(super) destination_breaker_open: IntGaugeVec,
-    pub(super) destination_halted: IntGaugeVec,
-    pub(super) pushes: IntCounterVec,
+    pub(super) ingress: Ingress,
+    pub(super) work: Work,
+    pub(super) lane: Lane,
+    pub(super) owner: Owner,
+    pub(super) destination: Destination,
     pub(super) retention_headroom_ratio: Gauge,
     pub(super) invariant_violations: IntCounterVec,
 }
 
 impl Families {
-    #[rustfmt::skip] // one line a metric reads as the table it is
     pub(super) fn register(c: &mut Catalogue) -> Self {
-        let lane = [label("lane", "the lane's number")];
-        let role = [values("role", &Role::ALL.map(Role::as_str))];
-        let destination = [label("destination", "the destination's name"), lane[0].clone()];
-        let code = [label("code", "the `code` of the problem answered")];
-        let outcome = [values("outcome", &Attempt::ALL.map(Attempt::label))];
-        let push = [destination[0].clone(), values("outcome", &Push::ALL.map(Push::label))];
-        let reason = [values("reason", &Dropped::ALL.map(Dropped::label))];
-        let id = [label("id", "the invariant's id")];
         register_process(c);
+        let id = [label("id", "the invariant's id")];
         Self {
-            ingress_accepted: c.counter("seriatim_ingress_accepted_total", "Messages accepted: durable in the input."),
-            ingress_refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
-            work_in_progress: c.gauge("seriatim_work_in_progress", "Records being worked on by this process."),
-            worker_breaker_open: c.gauge("seriatim_worker_breaker_open", "1 while the worker is taken for unreachable and only probed."),
-            work_seconds: c.histograms("seriatim_work_seconds", "How long an attempt took, where it had to be waited for.", &[], &WORK_SECONDS),
+            ingress: Ingress::register(c),
+            work: Work::register(c),
+            lane: Lane::register(c),
+            owner: Owner::register(c),
+            destination: Destination::register(c),
+            retention_headroom_ratio: c.real_gauge(
+                "seriatim_retention_headroom_ratio",
+                "Share of the retention left before it would meet a cursor: 1 all, 0 none.",
+            ),
+            invariant_violations: c.counters(
+                "seriatim_invariant_violations_total",
+                "Violations of an invariant; each halts its lane.",
+                &id,
+            ),
+        }
+    }
+}
+
+/// Messages coming in.
+#[derive(Debug)]
+pub(super) struct Ingress {
+    pub(super) accepted: IntCounter,
+    pub(super) refused: IntCounterVec,
+}
+
+impl Ingress {
+    fn register(c: &mut Catalogue) -> Self {
+        let code = [label("code", "the `code` of the problem answered")];
+        Self {
+            accepted: c.counter("seriatim_ingress_accepted_total", "Messages accepted: durable in the input."),
+            refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
+        }
+    }
+}
+
+/// Records being worked on.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) in_progress: IntGauge,
+    pub(super) breaker_open: IntGauge,
+    pub(super) seconds: Histogram,
+    pub(super) attempts: IntCounterVec,
+}
+
+impl Work {
+    fn register(c: &mut Catalogue) -> Self {
+        let outcome = [values("outcome", &Attempt::ALL.map(Attempt::label))];
+        Self {
+            in_progress: c.gauge("seriatim_work_in_progress", "Records being worked on by this process."),
+            breaker_open: c
+                .gauge("seriatim_worker_breaker_open", "1 while the worker is taken for unreachable and only probed."),
+            seconds: c.histogram(
+                "seriatim_work_seconds",
+                "How long an attempt took, where it had to be waited for.",
+                &WORK_SECONDS,
+            ),
             attempts: c.counters("seriatim_attempts_total", "Attempts at working on a record.", &outcome),
-            lane_lag_records: c.gauges("seriatim_lane_lag_records", "Input records not yet released.", &lane),
-            lane_oldest_unreleased_seconds: c.real_gauges("seriatim_lane_oldest_unreleased_seconds", "Age of the oldest unreleased record.", &lane),
-            lane_halted: c.gauges("seriatim_lane_halted", "Sequence groups that wait for an operator.", &lane),
-            lane_limit_reached: c.gauges("seriatim_lane_limit_reached", "1 while the window or the span is full, so that workers wait.", &lane),
-            lane_buffer_bytes: c.gauges("seriatim_lane_buffer_bytes", "Bytes of finished results held in memory until their turn.", &lane),
+        }
+    }
+}
+
+/// Lanes, by their owner.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) lag_records: IntGaugeVec,
+    pub(super) oldest_unreleased_seconds: GaugeVec,
+    pub(super) halted: IntGaugeVec,
+    pub(super) limit_reached: IntGaugeVec,
+    pub(super) buffer_bytes: IntGaugeVec,
+    pub(super) released: IntCounterVec,
+    pub(super) resent: IntCounterVec,
+    pub(super) duplicates: IntCounterVec,
+    pub(super) torn: IntCounterVec,
+}
+
+impl Lane {
+    fn register(c: &mut Catalogue) -> Self {
+        let lane = [lane()];
+        Self {
+            lag_records: c.gauges("seriatim_lane_lag_records", "Input records not yet released.", &lane),
+            oldest_unreleased_seconds: c.real_gauges(
+                "seriatim_lane_oldest_unreleased_seconds",
+                "Age of the oldest unreleased record.",
+                &lane,
+            ),
+            halted: c.gauges("seriatim_lane_halted", "Sequence groups that wait for an operator.", &lane),
+            limit_reached: c.gauges(
+                "seriatim_lane_limit_reached",
+                "1 while the window or the span is full, so that workers wait.",
+                &lane,
+            ),
+            buffer_bytes: c.gauges(
+                "seriatim_lane_buffer_bytes",
+                "Bytes of finished results held in memory until their turn.",
+                &lane,
+            ),
             released: c.counters("seriatim_released_total", "Records released, whatever their outcome.", &lane),
-            resent: c.counters("seriatim_resent_total", "Records sent out again because no result came in time.", &lane),
-            duplicates: c.counters("seriatim_duplicates_total", "Messages whose identity belonged to an earlier one.", &lane),
-            torn: c.counters("seriatim_torn_total", "Torn transactions found at a take-over; each halts its lane.", &lane),
+            resent: c.counters(
+                "seriatim_resent_total",
+                "Records sent out again because no result came in time.",
+                &lane,
+            ),
+            duplicates: c.counters(
+                "seriatim_duplicates_total",
+                "Messages whose identity belonged to an earlier one.",
+                &lane,
+            ),
+            torn: c.counters(
+                "seriatim_torn_total",
+                "Torn transactions found at a take-over; each halts its lane.",
+                &lane,
+            ),
+        }
+    }
+}
+
+/// Owners of control partitions.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub(super) dropped_results: IntCounterVec,
+    pub(super) takeovers: IntCounterVec,
+    pub(super) fenced: IntCounterVec,
+    pub(super) commit_seconds: HistogramVec,
+}
+
+impl Owner {
+    fn register(c: &mut Catalogue) -> Self {
+        let role = [values("role", &Role::ALL.map(Role::as_str))];
+        let reason = [values("reason", &Dropped::ALL.map(Dropped::label))];
+        Self {
             dropped_results: c.counters("seriatim_dropped_results_total", "Results that did not count.", &reason),
             takeovers: c.counters("seriatim_takeovers_total", "Control partitions taken over by this process.", &role),
             fenced: c.counters("seriatim_fenced_total", "Times that a newer owner's fence was met.", &role),
-            commit_seconds: c.histograms("seriatim_commit_seconds", "How long a commit took, from asking to durable.", &role, &COMMIT_SECONDS),
-            destination_lag: c.gauges("seriatim_destination_lag", "Outputs not yet acknowledged by the destination.", &destination),
-            destination_oldest_seconds: c.real_gauges("seriatim_destination_oldest_seconds", "Age of the oldest output not yet acknowledged.", &destination),
-            destination_breaker_open: c.gauges("seriatim_destination_breaker_open", "1 while the destination is taken for down and only probed.", &destination),
-            destination_halted: c.gauges("seriatim_destination_halted", "Sequence groups of the destination that wait for an operator.", &destination),
-            pushes: c.counters("seriatim_pushes_total", "Pushes to the destination.", &push),
-            retention_headroom_ratio: c.real_gauge("seriatim_retention_headroom_ratio", "Share of the retention left before it would meet a cursor: 1 all, 0 none."),
-            invariant_violations: c.counters("seriatim_invariant_violations_total", "Violations of an invariant; each halts its lane.", &id),
+            commit_seconds: c.histograms(
+                "seriatim_commit_seconds",
+                "How long a commit took, from asking to durable.",
+                &role,
+                &COMMIT_SECONDS,
+            ),
         }
     }
+}
+
+/// Destinations, by who delivers to them.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) lag: IntGaugeVec,
+    pub(super) oldest_seconds: GaugeVec,
+    pub(super) breaker_open: IntGaugeVec,
+    pub(super) halted: IntGaugeVec,
+    pub(super) pushes: IntCounterVec,
+}
+
+impl Destination {
+    fn register(c: &mut Catalogue) -> Self {
+        let destination = [label("destination", "the destination's name"), lane()];
+        let push = [destination[0].clone(), values("outcome", &Push::ALL.map(Push::label))];
+        Self {
+            lag: c.gauges("seriatim_destination_lag", "Outputs not yet acknowledged by the destination.", &destination),
+            oldest_seconds: c.real_gauges(
+                "seriatim_destination_oldest_seconds",
+                "Age of the oldest output not yet acknowledged.",
+                &destination,
+            ),
+            breaker_open: c.gauges(
+                "seriatim_destination_breaker_open",
+                "1 while the destination is taken for down and only probed.",
+                &destination,
+            ),
+            halted: c.gauges(
+                "seriatim_destination_halted",
+                "Sequence groups of the destination that wait for an operator.",
+                &destination,
+            ),
+            pushes: c.counters("seriatim_pushes_total", "Pushes to the destination.", &push),
+        }
+    }
+}
+
+fn lane() -> Label {
+    label("lane", "the lane's number")
 }
 
 /// What identifies the program and its process rather than what it does.

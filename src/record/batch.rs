@@ -416,8 +416,14 @@ mod tests {
             }
             let batch = builder.finish_at(base.0, base.1);
             let batch = Batch::decode(base.0, base.1, u32::try_from(batch.len()).unwrap(), batch.frame().clone()).unwrap();
-            let seen = |batch: &Batch| batch.iter().map(|r| ((r.offset, r.timestamp), r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec), r.headers.get(Name::Source).unwrap().to_vec())).collect::<Vec<_>>();
-            let expected: Vec<_> = expected.into_iter().map(|(at, k, v, h)| (at, k.map(<[u8]>::to_vec), v.map(<[u8]>::to_vec), h.to_vec())).collect();
+            let owned = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+            let one = |r: RecordRef<'_>| {
+                let header = r.headers.get(Name::Source).unwrap().to_vec();
+                ((r.offset, r.timestamp), owned(r.key), owned(r.value), header)
+            };
+            let seen = |batch: &Batch| batch.iter().map(one).collect::<Vec<_>>();
+            let expected: Vec<_> =
+                expected.into_iter().map(|(at, k, v, h)| (at, owned(k), owned(v), h.to_vec())).collect();
             prop_assert_eq!(seen(&batch), expected.clone());
             let singles: Vec<_> = batch.singles().flat_map(|single| seen(&single.detached())).collect();
             prop_assert_eq!(singles, expected.clone());

@@ -1,0 +1,61 @@
+# Everything that is done with this repository, here and in CI. `make` says what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One folder for all that is built, so that no target builds twice what another has built.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# How many seeds `make sim` runs, and the first of them.
+SEEDS ?= 2000
+SEED ?=
+
+.PHONY: help
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-9s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Build it and show what it does, live
+	cargo run --release --quiet -- demo
+
+.PHONY: test
+test: lint doc unit node ## Everything that has to hold before a change goes in
+
+.PHONY: unit
+unit: ## Tests of the library, the program and its command line
+	cargo test --quiet
+
+.PHONY: node
+node: ## Tests of the Node.js examples, where Node.js is installed
+	@if command -v node >/dev/null && compgen -G 'examples/node/*.test.js' >/dev/null; then \
+	  cargo build --quiet; node --test examples/node/; \
+	else echo "node: nothing to test here"; fi
+
+.PHONY: sim
+sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42
+	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --release --test simulation -- --nocapture
+
+.PHONY: bench
+bench: ## Benchmarks of the ordering core
+	cargo bench
+
+.PHONY: lint
+lint: ## Formatting and lints
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+
+.PHONY: fmt
+fmt: ## Format the sources
+	cargo fmt
+
+.PHONY: doc
+doc: ## The library's documentation
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --quiet
+
+.PHONY: deny
+deny: ## Licences, advisories and sources of dependencies; needs cargo-deny
+	cargo deny check
+
+.PHONY: docs
+docs: ## Write the generated pages of docs/ anew
+	UPDATE=1 cargo test --lib --quiet metrics
