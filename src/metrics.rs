@@ -218,16 +218,12 @@ pub struct Work {
 /// The handles of the work role.
 #[must_use]
 pub fn work() -> Work {
-<<<<<<< HEAD
     let f = families();
     Work {
         in_progress: f.work.in_progress.clone(),
         breaker_open: f.work.breaker_open.clone(),
         seconds: f.work.seconds.clone(),
     }
-=======
-    Work { in_progress: families().work.in_progress.clone(), breaker_open: families().work.breaker_open.clone() }
->>>>>>> e9df68c (Makefile, CI, licences, and a test that holds layering and style)
 }
 
 /// Attempts that ended so.
