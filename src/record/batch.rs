@@ -49,6 +49,11 @@ impl Batch {
         if found == count { Ok(Self { base, timestamp, count, frame }) } else { Err(Corrupt { at: frame.len() }) }
     }
 
+    /// A batch whose frame an engine has put together from frames of batches to be appended.
+    pub(crate) const fn assembled(base: Offset, timestamp: Timestamp, count: u32, frame: Bytes) -> Self {
+        Self { base, timestamp, count, frame }
+    }
+
     /// The same records at the place and time at which a log stored them.
     #[must_use]
     pub fn placed(&self, base: Offset, timestamp: Timestamp) -> Self {

@@ -1,0 +1,224 @@
+//! A durable log in a folder of this process, on `fjall`.
+//!
+//! One thread writes. It takes what waits in a bounded queue, puts it into the store's journal in
+//! one atomic step, tells the readers of what is written, syncs once, tells them of what is
+//! durable, and acknowledges. While it syncs the next turn gathers, so that the cost of a sync is
+//! shared by as many as are waiting and nobody waits for company.
+//!
+//! What is stored is a batch of records under (partition, base offset), in one keyspace a topic:
+//! few memtables whatever the number of lanes, and appends of a lane in key order. Offsets are
+//! dense. The newest batches stay in memory, shared between store and readers; what is further
+//! back is read from the store on the blocking pool, so that a cold disk holds up no stage.
+//!
+//! A write or a sync that fails ends the process: after a failed sync nobody can say what is on
+//! the disk, and the journal has to be read again.
+
+mod claim;
+mod compact;
+mod folder;
+mod marks;
+mod reader;
+mod retain;
+mod space;
+mod store;
+mod thread;
+mod topics;
+mod turn;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
+
+pub use folder::OpenError;
+pub use retain::Retention;
+
+use self::reader::EmbeddedReader;
+use self::store::Store;
+use self::thread::{Append as Appended, Op, Writing};
+use self::topics::Topics;
+use super::group::{Groups, Patience, Seat};
+use super::{
+    Appending, Bounds, Error, Log, Membership, Reader, SESSION_TIMEOUT, Topic, TopicPartition, TopicShape, Visibility,
+};
+use crate::record::{Batch, BatchBuilder, Offset, Timestamp};
+
+/// The most bytes one append may hold; larger ones are refused. A commit's appends count singly.
+pub const MAX_BATCH: usize = 64 << 20;
+
+/// What is known of a member's death is known at once: it is in this process.
+const PATIENCE: Patience = Patience { silence: None, crash: Duration::ZERO, letting_go: SESSION_TIMEOUT };
+
+/// How a log is to be opened.
+#[derive(Clone)]
+pub struct Options {
+    /// How many bytes of the newest batches stay in memory for readers, over all partitions.
+    pub cache: usize,
+    /// How much disk the log may take before plain appends are refused; `None`: what there is.
+    pub max_disk: Option<u64>,
+    /// Plain appends are refused when less than this is free on the disk. A quarter of it is
+    /// kept even from commits, with which a pipeline drains.
+    pub reserve: u64,
+    /// Called once, with the reason, when a write or a sync has failed. It should end the
+    /// process, as the default does; if it returns, the log refuses everything from then on.
+    pub on_fatal: fn(&str),
+    /// Called before each sync; an error counts as the sync's. For tests of failing disks.
+    #[doc(hidden)]
+    pub before_sync: fn() -> std::io::Result<()>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache: 64 << 20, max_disk: None, reserve: 256 << 20, on_fatal: abort, before_sync: || Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("cache", &self.cache).field("max_disk", &self.max_disk).finish_non_exhaustive()
+    }
+}
+
+fn abort(reason: &str) {
+    tracing::error!(reason, "the log cannot be written; ending the process, a restart reads its journal again");
+    std::process::abort();
+}
+
+/// The handle of an open log. Clones share it; it closes when the last of them and of its
+/// readers, writers and memberships is dropped, which waits for what was accepted to be durable.
+#[derive(Clone)]
+pub struct Embedded(Arc<Shared>);
+
+/// Fields are dropped in order: the thread ends first, the folder is unlocked last.
+struct Shared {
+    writing: Writing,
+    topics: Topics,
+    groups: Arc<Groups>,
+    store: Store,
+    lock: folder::Lock,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Embedded({})", self.folder().display())
+    }
+}
+
+impl Embedded {
+    /// Opens the log in `folder`, or makes one where there is no such folder or nothing in it.
+    /// Reads the journal again where the last process did not close it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says what is wrong with the folder and what to do. Nothing that is in it is
+    /// ever overwritten.
+    pub fn open(folder: impl Into<PathBuf>, options: Options) -> Result<Self, OpenError> {
+        let folder = folder.into();
+        let lock = folder::Lock::take(&folder)?;
+        let store = Store::open(&lock)?;
+        let topics = Topics::load(&lock, &store)?;
+        let writing =
+            Writing::start(&store, &topics, &folder, options).map_err(|e| lock.failed("start a thread", &e))?;
+        let groups = Arc::new(Groups::new(PATIENCE));
+        Ok(Self(Arc::new(Shared { writing, topics, groups, store, lock })))
+    }
+
+    /// The folder it is in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.0.lock.folder()
+    }
+
+    /// Bytes on disk, the journal included.
+    #[must_use]
+    pub fn disk_space(&self) -> u64 {
+        self.0.store.disk_space()
+    }
+}
+
+impl Shared {
+    async fn enqueue_append(&self, to: &TopicPartition, batch: Batch) -> Result<Appending, Error> {
+        let to = self.topics.get(to)?;
+        let batch = admissible(&to.at, batch)?;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let bytes = batch.frame().len();
+        self.writing.enqueue(bytes, |room| Op::Append { append: Appended { to, batch }, room, reply }).await?;
+        let stopped = self.writing.stopped();
+        Ok(async move { answer.await.unwrap_or_else(|_| Err(stopped.unknown())) }.boxed())
+    }
+}
+
+/// Refuses what is too large, and brings foreign gaps and times to what a log takes.
+fn admissible(at: &TopicPartition, batch: Batch) -> Result<Batch, Error> {
+    let bytes = batch.frame().len();
+    if bytes > MAX_BATCH {
+        let reason =
+            format!("{bytes} bytes at once are more than the {MAX_BATCH} a log takes: send fewer or smaller records");
+        return Err(Error::Rejected { at: at.clone(), reason });
+    }
+    let (base, timestamp) = (batch.base(), batch.timestamp());
+    let plain = batch.iter().zip(base.0..).all(|(r, offset)| r.offset.0 == offset && r.timestamp == timestamp);
+    if plain {
+        return Ok(batch);
+    }
+    let mut builder = BatchBuilder::default();
+    for record in &batch {
+        builder.push(record.key, record.value, |headers| headers.put_all(record.headers));
+    }
+    Ok(builder.finish())
+}
+
+impl Log for Embedded {
+    fn now(&self) -> Timestamp {
+        Timestamp::system()
+    }
+
+    fn ensure<'a>(&'a self, topics: &'a [(Topic, TopicShape)]) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let (shared, topics) = (Arc::clone(&self.0), topics.to_vec());
+            let done = tokio::task::spawn_blocking(move || shared.topics.ensure(&topics, &shared.lock, &shared.store));
+            done.await.unwrap_or_else(|e| Err(Error::Damaged(format!("creating topics failed: {e}"))))
+        }
+        .boxed()
+    }
+
+    fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
+        ready(Ok(self.0.topics.shape(topic))).boxed()
+    }
+
+    fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {
+        ready(self.0.topics.get(of).map(|marks| marks.bounds())).boxed()
+    }
+
+    fn append<'a>(&'a self, to: &'a TopicPartition, batch: Batch) -> BoxFuture<'a, Result<Appending, Error>> {
+        self.0.enqueue_append(to, batch).boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        of: &'a TopicPartition,
+        from: Offset,
+        visibility: Visibility,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Box<dyn Reader>, Error>> {
+        let marks = self.0.topics.get(of);
+        let reader = marks.map(|marks| EmbeddedReader::new(Arc::clone(&self.0), marks, from, visibility, max_bytes));
+        ready(reader.map(|reader| Box::new(reader) as Box<dyn Reader>)).boxed()
+    }
+
+    fn join<'a>(
+        &'a self,
+        group: &'a str,
+        topics: &'a [Topic],
+        _member: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Membership>, Error>> {
+        async move {
+            let partitions = self.0.topics.partitions(topics)?;
+            let seat = Seat::join(&self.0.groups, Arc::clone(&self.0), group, partitions);
+            Ok(Box::new(seat) as Box<dyn Membership>)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,195 @@
+//! The folder: whose it is, who has it open, and what topics were made in it.
+//!
+//! ```text
+//! seriatim-log.json   the marker: format and topics, replaced as a whole
+//! lock                held while a process has the log open; holds its process id
+//! store/              fjall's
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::Cleanup;
+
+const MARKER: &str = "seriatim-log.json";
+const MARKER_NEW: &str = "seriatim-log.json.new";
+const LOCK: &str = "lock";
+const STORE: &str = "store";
+
+/// Grows with every change that an older build cannot read.
+const FORMAT: u32 = 1;
+
+/// Why a folder could not be opened as a log.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{folder} is in use by {}: stop that one, or choose another folder", holder(.pid))]
+    InUse {
+        /// Which.
+        folder: PathBuf,
+        /// The other process, where it could be learned.
+        pid: Option<u32>,
+    },
+    /// It holds something, and that is no log.
+    #[error(
+        "{folder} holds {found} but no {MARKER}, so it is not a log of Seriatim: choose another folder, or an empty one"
+    )]
+    Foreign {
+        /// Which.
+        folder: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// It was written by a newer build.
+    #[error("{folder} has format {found}, this build knows {FORMAT}: use the build that wrote it, or a newer one")]
+    Newer {
+        /// Which.
+        folder: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It is a log, and something in it is not as it must be.
+    #[error("{folder} is damaged: {reason}. Restore it from a copy; nothing was changed")]
+    Damaged {
+        /// Which.
+        folder: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("{folder}: cannot {action}: {error}")]
+    Io {
+        /// Which.
+        folder: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Its words.
+        error: io::Error,
+    },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// What the marker says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marker {
+    format: u32,
+    pub(super) topics: BTreeMap<String, Shape>,
+}
+
+/// A topic in the marker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shape {
+    pub(super) partitions: u32,
+    pub(super) cleanup: Cleanup,
+}
+
+/// The folder while this process has it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    folder: PathBuf,
+    /// Its lock goes when it is closed.
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the folder for this process; makes it a log where it is new.
+    pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(folder).map_err(|e| failed(folder, "create it", e))?;
+        refuse_foreign(folder)?;
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(LOCK));
+        let mut file = open.map_err(|e| failed(folder, "open its lock", e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(folder, &mut file)),
+            Err(TryLockError::Error(e)) => return Err(failed(folder, "lock it", e)),
+        }
+        let mut id = || {
+            file.set_len(0)?;
+            write!(file, "{}", std::process::id())
+        };
+        id().map_err(|e| failed(folder, "write to it", e))?;
+        let lock = Self { folder: folder.to_owned(), _file: file };
+        if !folder.join(MARKER).exists() {
+            lock.write(&Marker { format: FORMAT, topics: BTreeMap::new() })
+                .map_err(|e| lock.failed("write to it", &e))?;
+        }
+        Ok(lock)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn store(&self) -> PathBuf {
+        self.folder.join(STORE)
+    }
+
+    pub(super) fn marker(&self) -> Result<Marker, OpenError> {
+        let text = std::fs::read(self.folder.join(MARKER)).map_err(|e| self.failed("read its marker", &e))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|e| self.damaged(format!("{MARKER} is not JSON: {e}")))?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format > u64::from(FORMAT) => {
+                let found = u32::try_from(format).unwrap_or(u32::MAX);
+                Err(OpenError::Newer { folder: self.folder.clone(), found })
+            }
+            _ => serde_json::from_value(value).map_err(|e| self.damaged(format!("{MARKER} cannot be read: {e}"))),
+        }
+    }
+
+    /// Replaces the marker's topics, durably and as a whole.
+    pub(super) fn set_topics(&self, topics: BTreeMap<String, Shape>) -> io::Result<()> {
+        self.write(&Marker { format: FORMAT, topics })
+    }
+
+    fn write(&self, marker: &Marker) -> io::Result<()> {
+        let new = self.folder.join(MARKER_NEW);
+        let mut file = File::create(&new)?;
+        serde_json::to_writer_pretty(&mut file, marker)?;
+        file.sync_all()?;
+        std::fs::rename(new, self.folder.join(MARKER))?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> OpenError {
+        OpenError::Damaged { folder: self.folder.clone(), reason: reason.into() }
+    }
+
+    pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> OpenError {
+        failed(&self.folder, action, io::Error::new(error.kind(), error.to_string()))
+    }
+}
+
+/// A folder without marker may hold what a process leaves that dies while it makes one, and nothing else.
+fn refuse_foreign(folder: &Path) -> Result<(), OpenError> {
+    if folder.join(MARKER).exists() {
+        return Ok(());
+    }
+    let listing = std::fs::read_dir(folder).map_err(|e| failed(folder, "list it", e))?;
+    for entry in listing {
+        let name = entry.map_err(|e| failed(folder, "list it", e))?.file_name();
+        if name != LOCK && name != MARKER_NEW {
+            return Err(OpenError::Foreign { folder: folder.to_owned(), found: name.to_string_lossy().into_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn in_use(folder: &Path, lock: &mut File) -> OpenError {
+    let mut text = String::new();
+    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
+    OpenError::InUse { folder: folder.to_owned(), pid: read.ok().and_then(|_| text.trim().parse().ok()) }
+}
+
+fn failed(folder: &Path, action: &'static str, error: io::Error) -> OpenError {
+    OpenError::Io { folder: folder.to_owned(), action, error }
+}
