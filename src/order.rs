@@ -4,15 +4,25 @@
 //! [`Identities`] finds duplicates, [`Watermark`] the low end of what is done, [`Backoff`],
 //! [`Breaker`] and [`Overdue`] say when to try again. Time is always handed in.
 
+mod backoff;
 mod bits;
+mod breaker;
 mod group;
+mod identities;
 mod invariant;
 mod lane;
+mod overdue;
 mod released;
 mod runs;
 mod slots;
+mod watermark;
 
+pub use backoff::{Backoff, retry_after};
+pub use breaker::{Breaker, BreakerPolicy, Pass};
 pub use group::Group;
+pub use identities::{Identities, Verdict};
 pub use invariant::{Invariant, Violated, set_strict, violated};
 pub use lane::{Admission, Lane, Part, Resume, Standing, Window};
+pub use overdue::Overdue;
 pub use released::{InvalidReleased, Released};
+pub use watermark::{Ticket, Watermark};

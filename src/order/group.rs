@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group(pub u64);
 
-/// Hashes a [`Group`] with one folded multiplication under a random seed.
+/// Hashes a [`Group`] or an identity with one folded multiplication under a random seed.
 ///
 /// Groups come from keys that strangers choose, and their hash is public (it is on every output),
 /// so whoever knew how they fall into buckets could make all of them fall into one. The seed, drawn
@@ -54,6 +54,13 @@ impl Hasher for Folded {
         #[allow(clippy::cast_possible_truncation)] // both halves are folded together
         let folded = product as u64 ^ (product >> 64) as u64;
         self.state = folded;
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // both halves are taken
+    fn write_u128(&mut self, value: u128) {
+        self.write_u64(value as u64);
+        self.write_u64((value >> 64) as u64);
     }
 
     #[inline]

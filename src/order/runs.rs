@@ -21,6 +21,11 @@ struct Run {
 }
 
 impl Runs {
+    /// The offset after the last record.
+    pub(super) const fn end(&self) -> Offset {
+        self.end
+    }
+
     /// Appends the next record.
     #[inline]
     pub(super) fn push(&mut self, offset: Offset) {
