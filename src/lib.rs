@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod order;
 pub mod process;
 pub mod record;
+pub mod resequence;
 pub mod takeover;
 pub mod topics;
 pub mod work;

@@ -7,6 +7,7 @@
 
 mod batch;
 mod contract;
+pub mod control;
 pub mod cursor;
 mod headers;
 pub mod ledger;

@@ -1,0 +1,130 @@
+//! Resequence: the owner of a lane merges its input with the results of the work and releases
+//! what may leave, in order, each release one atomic commit.
+//!
+//! The input says what order, the results say what values. [`LaneState`] decides, purely; the
+//! owner of a control partition reads, commits and sends for its lanes; [`crate::takeover`] makes
+//! it the only one.
+
+mod destinations;
+mod entry;
+mod fetch;
+mod judge;
+mod lane;
+mod memory;
+mod output;
+mod owner;
+mod release;
+mod restore;
+mod scope;
+mod seat;
+mod snapshot;
+mod tails;
+mod verbs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+pub use destinations::{Destinations, MOST_DESTINATIONS, UnknownDestination};
+pub use entry::{Answer, Entry, Outcome, Retrying};
+pub use lane::{DamagedCursor, LaneState, Need};
+pub use output::OUTPUTS;
+pub use scope::Scope;
+
+use crate::log::Log;
+use crate::metrics::Role;
+use crate::record::cursor::OwnerCursor;
+use crate::takeover::{self, Claim, Place, TakenOver, hold, take_over};
+use crate::topics::Topics;
+use owner::{Exit, Owner, Shared};
+
+/// What happens to a record that failed for good, when its turn comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Its group stops there until an operator retries, skips or replaces it: later messages
+    /// build on earlier ones.
+    #[default]
+    Halt,
+    /// It goes to the dead-letter topic in the same commit that passes its place.
+    DeadLetter,
+    /// Its place is passed, recorded in the ledger.
+    Skip,
+}
+
+/// How a resequencer works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What has to leave in order.
+    pub by: Scope,
+    /// What becomes of failures.
+    pub on_failure: OnFailure,
+    /// Records admitted and not yet released, for each lane; at least 1. Default 10,000.
+    pub window: u64,
+    /// Bytes of results that wait for a predecessor, for each lane; more are read again from the
+    /// log when their turn comes. Default 256 MiB.
+    pub memory: usize,
+    /// A record that blocks others is sent out again after this. Default 10 minutes.
+    pub deadline: Duration,
+    /// The identities remembered for each lane to find duplicates. Default 100,000.
+    pub identities: usize,
+    /// The largest output in bytes. Default 1 MiB.
+    pub max_output: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            by: Scope::Lane,
+            on_failure: OnFailure::Halt,
+            window: 10_000,
+            memory: 256 << 20,
+            deadline: Duration::from_secs(600),
+            identities: 100_000,
+            max_output: 1 << 20,
+        }
+    }
+}
+
+/// Owns the control partitions that the group `<name>.resequence` assigns to this process, until
+/// `drain` is cancelled: then commits under way are finished, and the rest is left to others.
+///
+/// Dropping the future at any point is a crash, which loses and repeats nothing.
+///
+/// # Errors
+///
+/// Where the log fails in a way that taking over again does not mend.
+pub async fn run(
+    log: Arc<dyn Log>,
+    topics: Topics,
+    options: Options,
+    group: &str,
+    member: &str,
+    seed: u64,
+    drain: CancellationToken,
+) -> Result<(), takeover::Error> {
+    let control = topics.control.clone();
+    let place = Place { log: &*log, group, control: &control, member, role: Role::Resequence, seed };
+    hold(place, &drain, |claim| own(claim, log.clone(), topics.clone(), options.clone())).await
+}
+
+/// One ownership of one control partition.
+async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) -> Result<(), takeover::Error> {
+    let (stop, control) = (claim.stop.clone(), claim.control.partition);
+    let cursors = topics.cursors_resequence.partition(control);
+    let TakenOver { mut writer, epoch, mut cursor, .. } =
+        take_over(claim, &*log, Role::Resequence, &cursors, OwnerCursor::default).await?;
+    let shared = Shared { log, topics, options, control, epoch };
+    let mut accepted = None;
+    loop {
+        let seats = restore::restore(&shared, &cursor, accepted.take()).await?;
+        match Owner::serve(shared.clone(), seats, writer, crate::record::Offset(cursor.control), &stop).await? {
+            Exit::Stopped => return Ok(()),
+            Exit::Restore { writer: same, cursor: last, accepted: lane } => {
+                (writer, cursor, accepted) = (same, last, lane);
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Which result counts: the first valid one in results-log order, for every reader, after every
+//! restart. Valid is a pure function of the logs.
+
+use crate::order::{Standing, Ticket, Violated};
+use crate::record::{Batch, Offset, RecordRef, ResultHeaders, Status};
+
+use super::entry::{Answer, Outcome, Retrying};
+use super::lane::{LaneState, Need};
+
+/// What is to be done with a result.
+enum Verdict {
+    /// It counts, for this record.
+    Accepted(Offset),
+    /// It does not, and never will.
+    Dropped,
+    /// The input has to be read through this offset first.
+    Unread(Offset),
+}
+
+/// The longest text that is kept of what a worker says about itself: enough to recognise it.
+const MAX_NOTE: usize = 2048;
+
+impl LaneState {
+    /// Judges fetched results in log order, up to one that has to wait for the input.
+    pub(super) fn judge_results(&mut self) -> Result<(), Violated> {
+        while let Some(batch) = self.results.pop_front() {
+            for single in batch.singles() {
+                let Some(record) = single.first() else { continue };
+                let verdict = self.judge(&record);
+                if let Verdict::Unread(offset) = verdict {
+                    self.results.push_front(batch.skip_to(record.offset));
+                    self.wait_for_input(offset, record.offset);
+                    return Ok(());
+                }
+                let ticket = self.needed_results.push(record.offset)?;
+                if let Verdict::Accepted(offset) = verdict {
+                    self.accept(offset, &record, single.clone(), ticket);
+                } else {
+                    self.dropped += 1;
+                    self.needed_results.done(ticket)?;
+                }
+            }
+        }
+        self.needed_results.pass_to(self.results_next);
+        Ok(())
+    }
+
+    fn judge(&mut self, record: &RecordRef<'_>) -> Verdict {
+        let Ok(headers) = ResultHeaders::decode(record.headers) else { return Verdict::Dropped };
+        let offset = headers.source.offset;
+        if headers.source.lane != self.lane {
+            return Verdict::Dropped;
+        }
+        match self.order.standing(offset) {
+            Standing::Unread if offset < self.attempted_limit && !self.beyond_input(offset, record.offset) => {
+                return Verdict::Unread(offset);
+            }
+            Standing::Open { resolved: false, .. } => {}
+            _ => return Verdict::Dropped,
+        }
+        let Some(entry) = self.order.entry_mut(offset) else { return Verdict::Dropped };
+        if entry.check != headers.check || entry.round != headers.round {
+            return Verdict::Dropped;
+        }
+        if headers.status == Some(Status::Retrying) {
+            entry.retrying = Some(Box::new(Retrying {
+                attempt: headers.attempt.unwrap_or(0),
+                worker: note(headers.worker),
+                error: note(headers.error),
+            }));
+            self.overdue.retrying(offset, record.timestamp);
+            return Verdict::Dropped;
+        }
+        Verdict::Accepted(offset)
+    }
+
+    fn accept(&mut self, offset: Offset, record: &RecordRef<'_>, single: Batch, ticket: Ticket) {
+        self.overdue.resolved(offset, record.timestamp);
+        let answer = Answer { position: record.offset, body: Some(single), ticket };
+        if let Some(entry) = self.order.entry_mut(offset) {
+            entry.outcome = Some(Outcome::Result(answer));
+        }
+        // It stands open, as judged just now.
+        let _ = self.order.resolve(offset);
+        self.fresh.push(offset);
+    }
+
+    /// Whether the input, asked for the result at `position`, ends at or below `offset`. The answer
+    /// holds for that result only: the input of a later one may have been written since.
+    fn beyond_input(&self, offset: Offset, position: Offset) -> bool {
+        self.ended.is_some_and(|(asked_for, end)| asked_for == position && offset >= end)
+    }
+
+    /// Asks where the input ends, unless reading is known to get to `offset`.
+    fn wait_for_input(&mut self, offset: Offset, position: Offset) {
+        if offset >= self.input_end && self.asked_for != Some(position) {
+            self.asked_for = Some(position);
+            self.needs.push(Need::InputEnd);
+        }
+    }
+
+    /// The input's stable end, asked for with [`Need::InputEnd`]. Judge on with [`LaneState::advance`].
+    pub fn input_ends(&mut self, stable_end: Offset) {
+        self.input_end = self.input_end.max(stable_end);
+        self.ended = self.asked_for.take().map(|position| (position, stable_end));
+    }
+}
+
+fn note(text: Option<&[u8]>) -> String {
+    let text = text.unwrap_or_default();
+    String::from_utf8_lossy(&text[..text.len().min(MAX_NOTE)]).into_owned()
+}

@@ -1,0 +1,231 @@
+//! From a result to the outputs that it means. What workers answer is untrusted: one invalid
+//! output fails the whole result.
+
+use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::record::{HeaderWriter, Name, RecordRef, ResultHeaders, error_json};
+
+use super::destinations::{Destinations, numbers};
+
+/// The media type of a result that holds several outputs, or one with a key or headers.
+pub const OUTPUTS: &[u8] = b"application/vnd.seriatim.outputs+json";
+
+/// The outputs of one result, in order.
+#[derive(Debug)]
+pub(super) enum Outputs<'a> {
+    /// The result's own value, to each of these destinations.
+    Same { value: &'a [u8], destinations: u64 },
+    /// Several, each with its own value.
+    Several(Vec<Output>),
+}
+
+/// One of several outputs.
+#[derive(Debug)]
+pub(super) struct Output {
+    destinations: u64,
+    key: Option<String>,
+    headers: Vec<(String, String)>,
+    content_type: Option<String>,
+    value: Vec<u8>,
+}
+
+/// What an output record is written from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<'a> {
+    /// Its index among the outputs of its source, over all destinations.
+    pub(super) index: u32,
+    /// The destination's number.
+    pub(super) destination: usize,
+    /// The key; `None` leaves it to the message.
+    pub(super) key: Option<&'a [u8]>,
+    /// The body.
+    pub(super) value: &'a [u8],
+    output: Option<&'a Output>,
+}
+
+/// What decides whether an output is valid.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules<'a> {
+    pub(super) destinations: &'a Destinations,
+    /// Where outputs go that name no destination.
+    pub(super) default: u64,
+    /// The only ones that may be named, where the order is by destination.
+    pub(super) allowed: Option<u64>,
+    /// The largest output in bytes, key and headers included.
+    pub(super) max_output: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Json<'a> {
+    destination: Option<String>,
+    key: Option<String>,
+    #[serde(default)]
+    headers: serde_json::Map<String, serde_json::Value>,
+    content_type: Option<String>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    body_base64: Option<String>,
+}
+
+impl<'a> Outputs<'a> {
+    /// What a `done` result means; the error is that of a failed result, as JSON.
+    pub(super) fn of(record: &RecordRef<'a>, headers: &ResultHeaders<'a>, rules: Rules<'_>) -> Result<Self, String> {
+        let value = record.value.unwrap_or_default();
+        if headers.content_type == Some(OUTPUTS) {
+            return Self::several(value, rules).map(Self::Several).map_err(|e| error_json("bad-outputs", e));
+        }
+        let destinations = match headers.destinations {
+            Some(named) => rules.named(named).map_err(|e| error_json("unknown-destination", e))?,
+            None => rules.default,
+        };
+        rules.fits(record.size()).map_err(|e| error_json("output-too-large", e))?;
+        Ok(Self::Same { value, destinations })
+    }
+
+    fn several(value: &[u8], rules: Rules<'_>) -> Result<Vec<Output>, String> {
+        let list: Vec<Json<'_>> =
+            serde_json::from_slice(value).map_err(|e| format!("not the outputs contract: {e}"))?;
+        list.into_iter()
+            .enumerate()
+            .map(|(index, json)| json.output(rules).map_err(|e| format!("output {index}: {e}")))
+            .collect()
+    }
+
+    /// Every output record, in the order of its index.
+    pub(super) fn each(&self, mut write: impl FnMut(Written<'_>)) {
+        let mut index = 0;
+        let mut each = |destinations, key, value, output| {
+            for destination in numbers(destinations) {
+                write(Written { index, destination, key, value, output });
+                index += 1;
+            }
+        };
+        match self {
+            Self::Same { value, destinations } => each(*destinations, None, value, None),
+            Self::Several(outputs) => {
+                for output in outputs {
+                    each(output.destinations, output.key.as_deref().map(str::as_bytes), &output.value, Some(output));
+                }
+            }
+        }
+    }
+}
+
+impl Rules<'_> {
+    fn named(&self, header: &[u8]) -> Result<u64, String> {
+        let mask = self.destinations.mask(Some(header)).map_err(|e| e.to_string())?;
+        match self.allowed {
+            Some(allowed) if mask & !allowed != 0 => {
+                Err("the order is by destination: only those that the message names may be used".to_owned())
+            }
+            _ => Ok(mask),
+        }
+    }
+
+    fn fits(&self, size: usize) -> Result<(), String> {
+        if size <= self.max_output { Ok(()) } else { Err(format!("{size} bytes, the limit is {}", self.max_output)) }
+    }
+}
+
+impl Json<'_> {
+    fn output(self, rules: Rules<'_>) -> Result<Output, String> {
+        let destinations = match &self.destination {
+            Some(named) => rules.named(named.as_bytes())?,
+            None => rules.default,
+        };
+        let text = |(name, value): (String, serde_json::Value)| match value {
+            serde_json::Value::String(value) if !name.starts_with("seriatim-") => Ok((name, value)),
+            _ => Err(format!("header `{name}` has to be a string, and not named seriatim-")),
+        };
+        let headers = self.headers.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        let value = match (self.body, self.body_base64) {
+            (Some(_), Some(_)) => return Err("it has both body and bodyBase64".to_owned()),
+            (None, Some(encoded)) => {
+                base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|e| format!("bodyBase64: {e}"))?
+            }
+            (Some(body), None) => raw(body),
+            (None, None) => Vec::new(),
+        };
+        let key = self.key.as_ref().map_or(0, String::len);
+        rules.fits(value.len() + key + headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>())?;
+        Ok(Output { destinations, key: self.key, headers, content_type: self.content_type, value })
+    }
+}
+
+/// A JSON string is the text it holds; anything else stays as it was written.
+fn raw(body: &RawValue) -> Vec<u8> {
+    serde_json::from_str::<String>(body.get()).map_or_else(|_| body.get().as_bytes().to_vec(), String::into_bytes)
+}
+
+impl Written<'_> {
+    /// Writes the headers that come from the worker: those of the output, or all of the result
+    /// that are not Seriatim's own.
+    pub(super) fn headers(&self, result: &RecordRef<'_>, to: &mut HeaderWriter<'_>) {
+        if let Some(output) = self.output {
+            let media = output.content_type.as_deref();
+            if let Some(media) = media.or(Some("application/json")) {
+                to.put(Name::ContentType, media.as_bytes());
+            }
+            for (name, value) in &output.headers {
+                to.put_named(name.as_bytes(), value.as_bytes());
+            }
+            return;
+        }
+        for (name, value) in result.headers.iter() {
+            if !name.starts_with(b"seriatim-") {
+                to.put_named(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Topic;
+
+    fn several(json: &str, allowed: Option<u64>) -> Result<Vec<(usize, Option<String>, String)>, String> {
+        let map = ["a", "default"].map(|n| (n.to_owned(), Topic::from(n))).into();
+        let destinations = Destinations::new(&map);
+        let rules = Rules { destinations: &destinations, default: 2, allowed, max_output: 20 };
+        let outputs = Outputs::Several(Outputs::several(json.as_bytes(), rules)?);
+        let mut seen = Vec::new();
+        outputs.each(|w| {
+            assert_eq!(w.index as usize, seen.len());
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            seen.push((w.destination, w.key.map(text), text(w.value)));
+        });
+        Ok(seen)
+    }
+
+    #[test]
+    fn several_outputs_keep_their_order_and_their_bytes() {
+        let json =
+            r#"[{"body":{"b": 1, "a":2}},{"destination":"a, default","key":"k","body":"text"},{"bodyBase64":"/w=="}]"#;
+        let k = Some("k".to_owned());
+        let expected = [(1, None, r#"{"b": 1, "a":2}"#), (0, k.clone(), "text"), (1, k, "text"), (1, None, "\u{fffd}")];
+        assert_eq!(several(json, None), Ok(expected.map(|(d, k, v)| (d, k, v.to_owned())).to_vec()));
+        assert_eq!(several("[]", None), Ok(vec![]));
+    }
+
+    #[test]
+    fn one_invalid_output_fails_the_whole_result() {
+        for (json, word) in [
+            ("{}", "contract"),
+            (r#"[{"body":1},{"destination":"nowhere","body":1}]"#, "output 1: there is no destination `nowhere`"),
+            (r#"[{"destination":"a","body":1}]"#, "only those that the message names"),
+            (r#"[{"body":1,"bodyBase64":""}]"#, "both"),
+            (r#"[{"bodyBase64":"%"}]"#, "bodyBase64"),
+            (r#"[{"extra":1}]"#, "extra"),
+            (r#"[{"headers":{"n":1}}]"#, "header `n`"),
+            (r#"[{"headers":{"seriatim-source":"0:1"}}]"#, "seriatim-"),
+            (r#"[{"body":"012345678901234567890"}]"#, "the limit is 20"),
+        ] {
+            let error = several(json, Some(2)).expect_err(json);
+            assert!(error.contains(word), "{json}: {error}");
+        }
+    }
+}

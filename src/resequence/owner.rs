@@ -1,0 +1,372 @@
+//! The owner of one control partition: waits for what happens, lets its lanes decide, and does
+//! what they need done.
+//!
+//! [`Owner::serve`] is the loop. `select` only waits; `apply` only decides; `tidy` starts what is
+//! to be done next. One commit is under way at a time, and while it runs the next one gathers.
+//! Everything under way lives in this one future: dropping it is a crash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{Append, Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
+use crate::metrics::{self, Role};
+use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
+use crate::record::{Batch, BatchBuilder, Epoch, Offset, Partition};
+use crate::takeover;
+use crate::topics::Topics;
+
+use super::Options;
+use super::lane::{LaneState, Need};
+use super::seat::Seat;
+use super::verbs::Verbs;
+
+/// Bytes fetched at once of each log: enough to keep commits large, little beside the budget.
+const FETCH_BYTES: usize = 1 << 20;
+
+/// How often gauges are refreshed while nothing happens.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// What all lanes of an owner share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) topics: Topics,
+    pub(super) options: Options,
+    pub(super) control: Partition,
+    pub(super) epoch: Epoch,
+}
+
+/// Why an owner stopped serving without having failed.
+pub(super) enum Exit {
+    /// It was asked to let go.
+    Stopped,
+    /// Its lanes have to be restored from the last committed cursor.
+    Restore { writer: Box<dyn Writer>, cursor: OwnerCursor, accepted: Option<Partition> },
+}
+
+/// Something that was waited for.
+enum Happening {
+    Input(Partition, Box<dyn Reader>, Result<Fetched, Error>),
+    Results(Partition, Box<dyn Reader>, Result<Fetched, Error>),
+    Swept(Partition, Box<dyn Reader>, Result<Fetched, Error>),
+    NotSwept(Partition, Error),
+    InputRecord(Partition, Offset, Result<Option<Batch>, Error>),
+    InputEnd(Partition, Result<Bounds, Error>),
+    Resent(Result<(), Error>),
+    Control(Box<dyn Reader>, Result<Fetched, Error>),
+    Committed(Box<dyn Writer>, Result<Vec<Offsets>, Error>, Committing),
+}
+
+/// The commit under way.
+struct Committing {
+    cursor: OwnerCursor,
+    /// Which append is the ledger record of which lane.
+    ledgers: Vec<(usize, Partition)>,
+    started: tokio::time::Instant,
+}
+
+/// See the module's documentation.
+pub(super) struct Owner {
+    shared: Shared,
+    pub(super) seats: Vec<Seat>,
+    verbs: Verbs,
+    writer: Option<Box<dyn Writer>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Happening>>,
+    committed: OwnerCursor,
+    /// Something besides releases has to be committed.
+    due: bool,
+    exit: Option<Exit>,
+}
+
+impl Owner {
+    /// Serves the lanes until asked to stop, or until they have to be restored.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the log answers, but for what concerns one lane alone: take over again.
+    pub(super) async fn serve(
+        shared: Shared,
+        seats: Vec<Seat>,
+        mut writer: Box<dyn Writer>,
+        control: Offset,
+        stop: &CancellationToken,
+    ) -> Result<Exit, takeover::Error> {
+        let verbs = Verbs::new(control);
+        let mut owner = Self {
+            due: false,
+            committed: OwnerCursor::default(),
+            under_way: FuturesUnordered::new(),
+            writer: None,
+            exit: None,
+            verbs,
+            seats,
+            shared,
+        };
+        // The epoch and what the tails showed are durable before the first release.
+        let (appends, committing) = owner.form_commit();
+        writer.commit(appends).await?;
+        owner.writer = Some(writer);
+        owner.committed = committing.cursor;
+        owner.open_readers().await?;
+        owner.run(stop).await
+    }
+
+    async fn run(mut self, stop: &CancellationToken) -> Result<Exit, takeover::Error> {
+        loop {
+            self.tidy();
+            if let Some(exit) = self.exit.take() {
+                return Ok(exit);
+            }
+            if stop.is_cancelled() && self.writer.is_some() {
+                return Ok(Exit::Stopped);
+            }
+            let now = self.shared.log.now();
+            let wake = self.seats.iter().filter_map(Seat::next_due).min();
+            let wait = wake.map_or(REFRESH, |due| due.since(now).min(REFRESH));
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !stop.is_cancelled() => {}
+                Some(happening) = self.under_way.next() => self.apply(happening)?,
+                () = tokio::time::sleep(wait) => {
+                    for seat in &mut self.seats {
+                        seat.time_passed(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings everything into the state in which nothing more can be done now.
+    fn tidy(&mut self) {
+        let now = self.shared.log.now();
+        self.due |= self.verbs.execute(&mut self.seats, now);
+        if let Some((lane, position)) = self.verbs.accepts() {
+            self.accept(lane, position);
+        }
+        for index in 0..self.seats.len() {
+            self.due |= self.seats[index].work(self.shared.epoch, now);
+            self.do_what_is_needed(index);
+        }
+        let defect = self.seats.iter().find_map(|seat| Some((seat.lane, seat.defect.clone()?)));
+        if let Some((lane, reason)) = defect {
+            // What is gathered may be wrong: nothing more is committed from this memory.
+            if let Some(writer) = self.writer.take() {
+                self.restore_halted(writer, lane, reason);
+            }
+        } else if self.writer.is_some() && (self.due || self.seats.iter().any(Seat::has_gathered)) {
+            self.start_commit();
+        }
+    }
+
+    /// Decides on one thing that happened.
+    fn apply(&mut self, happening: Happening) -> Result<(), takeover::Error> {
+        match happening {
+            Happening::Input(lane, reader, fetched) => self.seat(lane).input_read(reader, fetched)?,
+            Happening::Results(lane, reader, fetched) => self.seat(lane).results_read(reader, fetched)?,
+            Happening::Swept(lane, reader, fetched) => self.swept(lane, reader, fetched)?,
+            Happening::NotSwept(lane, error) => self.seat(lane).sweep_failed(error)?,
+            Happening::InputRecord(lane, offset, record) => self.seat(lane).input_fetched(offset, record)?,
+            Happening::InputEnd(lane, bounds) => self.seat(lane).input_ends(bounds?.stable_end),
+            Happening::Resent(result) => {
+                if let Err(error) = result {
+                    // The clock of an overdue record goes on: it is sent again.
+                    tracing::warn!(%error, "could not send work again");
+                }
+            }
+            Happening::Control(reader, fetched) => {
+                self.verbs.add(&fetched?);
+                self.read(reader, Happening::Control);
+            }
+            Happening::Committed(writer, result, committing) => self.commit_ended(writer, result, committing)?,
+        }
+        Ok(())
+    }
+
+    fn seat(&mut self, lane: Partition) -> &mut Seat {
+        let index = self.seats.iter().position(|seat| seat.lane == lane).expect("happenings name lanes of this owner");
+        &mut self.seats[index]
+    }
+
+    async fn open_readers(&mut self) -> Result<(), takeover::Error> {
+        let log = self.shared.log.clone();
+        let control = self.shared.topics.control.partition(self.shared.control);
+        let reader = log.read(&control, self.verbs.position(), Visibility::Written, FETCH_BYTES).await?;
+        self.read(reader, Happening::Control);
+        for seat in &mut self.seats {
+            let Some(state) = seat.state() else { continue };
+            let input = self.shared.topics.input.partition(seat.lane);
+            let results = self.shared.topics.results.partition(seat.lane);
+            let (input_from, results_from) = (state.input_position(), state.results_position());
+            seat.input = Some(log.read(&input, input_from, Visibility::Written, FETCH_BYTES).await?);
+            seat.results = Some(log.read(&results, results_from, Visibility::Written, FETCH_BYTES).await?);
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        mut reader: Box<dyn Reader>,
+        happening: impl FnOnce(Box<dyn Reader>, Result<Fetched, Error>) -> Happening + Send + 'static,
+    ) {
+        self.under_way.push(Box::pin(async move {
+            let fetched = reader.next().await;
+            happening(reader, fetched)
+        }));
+    }
+
+    /// Starts the reads that a lane wants and whatever else it needs.
+    fn do_what_is_needed(&mut self, index: usize) {
+        let seat = &mut self.seats[index];
+        let lane = seat.lane;
+        if let Some(reader) = seat.wanted_input() {
+            self.read(reader, move |reader, fetched| Happening::Input(lane, reader, fetched));
+        }
+        let seat = &mut self.seats[index];
+        if let Some(reader) = seat.wanted_results() {
+            self.read(reader, move |reader, fetched| Happening::Results(lane, reader, fetched));
+        }
+        for need in self.seats[index].needs() {
+            self.serve_need(lane, need);
+        }
+    }
+
+    fn serve_need(&mut self, lane: Partition, need: Need) {
+        let Shared { log, topics, .. } = self.shared.clone();
+        match need {
+            Need::Input(offset) => self.under_way.push(Box::pin(async move {
+                let record = super::fetch::record(&*log, &topics.input.partition(lane), offset).await;
+                Happening::InputRecord(lane, offset, record)
+            })),
+            Need::InputEnd => self.under_way.push(Box::pin(async move {
+                Happening::InputEnd(lane, log.bounds(&topics.input.partition(lane)).await)
+            })),
+            Need::Results => self.sweep(lane),
+            Need::Resend(offset, round, number) => {
+                metrics::lane(lane).resent.inc();
+                self.under_way.push(Box::pin(async move {
+                    Happening::Resent(super::fetch::resend(&*log, &topics, lane, offset, round, number).await)
+                }));
+            }
+        }
+    }
+
+    /// Reads forgotten results again, one sweep a lane at a time.
+    fn sweep(&mut self, lane: Partition) {
+        let Some(from) = self.seat(lane).state().and_then(LaneState::sweep_position) else { return };
+        let Shared { log, topics, .. } = self.shared.clone();
+        self.under_way.push(Box::pin(async move {
+            let results = topics.results.partition(lane);
+            match log.read(&results, from, Visibility::Written, FETCH_BYTES).await {
+                Ok(mut reader) => {
+                    let fetched = reader.next().await;
+                    Happening::Swept(lane, reader, fetched)
+                }
+                Err(error) => Happening::NotSwept(lane, error),
+            }
+        }));
+    }
+
+    fn swept(
+        &mut self,
+        lane: Partition,
+        reader: Box<dyn Reader>,
+        fetched: Result<Fetched, Error>,
+    ) -> Result<(), takeover::Error> {
+        if self.seat(lane).results_swept(fetched)? {
+            self.read(reader, move |reader, fetched| Happening::Swept(lane, reader, fetched));
+        }
+        Ok(())
+    }
+
+    /// Everything gathered, and the cursor that is right once it is committed.
+    fn form_commit(&mut self) -> (Vec<Append>, Committing) {
+        let mut appends = Vec::new();
+        let mut ledgers = Vec::new();
+        let Shared { topics, epoch, control, .. } = &self.shared;
+        let mut cursor = OwnerCursor { epoch: epoch.0, control: self.verbs.position().0, lanes: Default::default() };
+        for seat in &mut self.seats {
+            let (gathered, lane_cursor) = seat.form_commit(topics);
+            for append in gathered {
+                if append.to.topic == topics.ledger {
+                    ledgers.push((appends.len(), seat.lane));
+                }
+                appends.push(append);
+            }
+            cursor.lanes.insert(seat.lane.0, lane_cursor);
+        }
+        appends.extend(self.verbs.results(topics));
+        let encoded = encode(&cursor);
+        let tight = encoded.len() > CURSOR_BUDGET / 5 * 4;
+        for seat in &mut self.seats {
+            seat.cursor_is_tight(tight);
+        }
+        let mut builder = BatchBuilder::default();
+        builder.push(Some(Role::Resequence.as_str().as_bytes()), Some(&encoded), |_| {});
+        appends.push(Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
+        self.due = false;
+        (appends, Committing { cursor, ledgers, started: tokio::time::Instant::now() })
+    }
+
+    fn start_commit(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        let (appends, committing) = self.form_commit();
+        self.under_way.push(Box::pin(async move {
+            let result = writer.commit(appends).await;
+            Happening::Committed(writer, result, committing)
+        }));
+    }
+
+    fn commit_ended(
+        &mut self,
+        writer: Box<dyn Writer>,
+        result: Result<Vec<Offsets>, Error>,
+        committing: Committing,
+    ) -> Result<(), takeover::Error> {
+        let offsets = match result {
+            Ok(offsets) => offsets,
+            Err(Error::Rejected { at, reason }) if at.topic != self.shared.topics.cursors_resequence => {
+                tracing::error!(%at, reason, "a commit was refused: its lane stands still, the others go on");
+                self.restore_halted(writer, at.partition, format!("{at}: {reason}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        metrics::owner(Role::Resequence).commit_seconds.observe(committing.started.elapsed().as_secs_f64());
+        self.writer = Some(writer);
+        self.committed = committing.cursor;
+        let ledger_at = |lane| {
+            let index = committing.ledgers.iter().find(|(_, of)| *of == lane)?.0;
+            offsets.get(index)?.get(0)
+        };
+        for seat in &mut self.seats {
+            seat.committed(&self.committed.lanes[&seat.lane.0], ledger_at(seat.lane));
+        }
+        Ok(())
+    }
+
+    /// Begins again from the last committed cursor, with one lane standing still.
+    fn restore_halted(&mut self, writer: Box<dyn Writer>, lane: Partition, reason: String) {
+        let mut cursor = self.committed.clone();
+        if let Some(lane) = cursor.lanes.get_mut(&lane.0) {
+            lane.halted = Some(reason);
+        }
+        self.exit = Some(Exit::Restore { writer, cursor, accepted: None });
+    }
+
+    /// An operator accepts what a lane has lost: it is restored without its verdict, once every
+    /// verb before this one is committed.
+    fn accept(&mut self, lane: Partition, position: Offset) {
+        if self.committed.control < position.0 {
+            self.due = true;
+            return;
+        }
+        if let Some(writer) = self.writer.take() {
+            let cursor = OwnerCursor { control: position.next().0, ..self.committed.clone() };
+            self.exit = Some(Exit::Restore { writer, cursor, accepted: Some(lane) });
+        }
+    }
+}

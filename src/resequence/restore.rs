@@ -1,0 +1,162 @@
+//! Take-over, steps 4 and 5: from the last committed cursor to lanes that go on.
+
+use crate::log::Error;
+use crate::metrics;
+use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
+use crate::record::ledger::LedgerRecord;
+use crate::record::{Offset, Partition};
+use crate::takeover;
+
+use super::destinations::Destinations;
+use super::lane::LaneState;
+use super::owner::Shared;
+use super::seat::Seat;
+use super::tails::{Tail, compare};
+
+/// Restores the lanes of a control partition. A lane that cannot go on comes back halted; its
+/// verdict counts once the next cursor is committed.
+///
+/// # Errors
+///
+/// Where the log fails: take over again.
+pub(super) async fn restore(
+    shared: &Shared,
+    cursor: &OwnerCursor,
+    accepted: Option<Partition>,
+) -> Result<Vec<Seat>, takeover::Error> {
+    let mut seats = Vec::new();
+    for lane in shared.topics.lanes_of(shared.control) {
+        let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
+        if accepted == Some(lane) {
+            accept(shared, lane, &mut lane_cursor).await?;
+        }
+        seats.push(restore_lane(shared, lane, lane_cursor).await?);
+    }
+    Ok(seats)
+}
+
+async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) -> Result<Seat, takeover::Error> {
+    if cursor == LaneCursor::default() {
+        begin(shared, lane, &mut cursor).await?;
+    }
+    if cursor.halted.is_none() {
+        cursor.halted = first_loss(shared, lane, &cursor).await?;
+    }
+    if cursor.halted.is_none() {
+        cursor.halted = settle_tails(shared, lane, &mut cursor).await?;
+    }
+    if cursor.halted.is_some() {
+        return Ok(Seat::halted(lane, cursor));
+    }
+    let destinations = Destinations::new(&shared.topics.destinations);
+    let mut state = match LaneState::resume(lane, &cursor, &shared.options, &destinations) {
+        Ok(state) => state,
+        Err(damaged) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(damaged.to_string()), ..cursor })),
+    };
+    let ledger_end = reload_identities(shared, &mut state, Offset(cursor.identities)).await?;
+    Ok(Seat::going(state, ledger_end))
+}
+
+/// A lane that no owner has ever served begins where its logs do: the topics may be older than it.
+async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
+    let topics = &shared.topics;
+    cursor.frontier = shared.log.bounds(&topics.input.partition(lane)).await?.start.0;
+    cursor.results = shared.log.bounds(&topics.results.partition(lane)).await?.start.0;
+    cursor.identities = shared.log.bounds(&topics.ledger.partition(lane)).await?.start.0;
+    Ok(())
+}
+
+/// Why the lane cannot be read on from its cursor: a log that begins above the position needed.
+async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Result<Option<String>, Error> {
+    let topics = &shared.topics;
+    for (topic, needed) in
+        [(&topics.input, cursor.frontier), (&topics.results, cursor.results), (&topics.ledger, cursor.identities)]
+    {
+        let of = topic.partition(lane);
+        let bounds = shared.log.bounds(&of).await?;
+        let wanted = Offset(needed);
+        if bounds.start > wanted {
+            return Ok(Some(Error::Lost { at: of, wanted, start: bounds.start }.to_string()));
+        }
+        if bounds.end < wanted {
+            return Ok(Some(format!("{of} ends at {}, below position {wanted}: was the topic made anew?", bounds.end)));
+        }
+    }
+    Ok(None)
+}
+
+/// Compares every destination's tail with the cursor and puts the cursor right where it may be.
+async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<String>, Error> {
+    for topic in shared.topics.destinations.values() {
+        let name = topic.as_str().to_owned();
+        let counter = cursor.sequences.get(&name).copied().unwrap_or(0);
+        match compare(&*shared.log, &topic.partition(lane), counter).await? {
+            Tail::Equal => {}
+            Tail::Ahead { next, outputs } => {
+                tracing::warn!(%lane, topic = name, ahead = next - counter, "outputs were committed beyond the cursor");
+                metrics::lane(lane).torn.inc();
+                cursor.suppressed.entry(name.clone()).or_default().extend(outputs);
+                cursor.sequences.insert(name, next);
+            }
+            Tail::Broken { reason, .. } => {
+                metrics::lane(lane).torn.inc();
+                return Ok(Some(reason));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Ends a halt by loss: goes on with what the logs still hold.
+async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
+    let topics = &shared.topics;
+    cursor.halted = None;
+    let input = shared.log.bounds(&topics.input.partition(lane)).await?;
+    if Offset(cursor.frontier) < input.start || Offset(cursor.frontier) > input.end {
+        // Ordinals count from the first record that is no longer there.
+        cursor.released.clear();
+        cursor.partly.clear();
+        cursor.frontier = input.start.0;
+        cursor.limit = cursor.limit.max(input.start.0);
+    }
+    let results = shared.log.bounds(&topics.results.partition(lane)).await?;
+    if Offset(cursor.results) < results.start || Offset(cursor.results) > results.end {
+        cursor.results = results.start.0;
+    }
+    let ledger = shared.log.bounds(&topics.ledger.partition(lane)).await?;
+    cursor.identities = cursor.identities.clamp(ledger.start.0, ledger.end.0);
+    for topic in topics.destinations.values() {
+        let name = topic.as_str().to_owned();
+        let counter = cursor.sequences.get(&name).copied().unwrap_or(0);
+        if let Tail::Broken { next, .. } = compare(&*shared.log, &topic.partition(lane), counter).await? {
+            cursor.sequences.insert(name, next);
+        }
+    }
+    Ok(())
+}
+
+/// Reads the identities that the lane has to know from the ledger. Gives the ledger's end.
+async fn reload_identities(shared: &Shared, state: &mut LaneState, from: Offset) -> Result<Offset, takeover::Error> {
+    let ledger = shared.topics.ledger.partition(state.lane);
+    let end = shared.log.bounds(&ledger).await?.end;
+    let mut damaged = None;
+    takeover::scan(&*shared.log, &ledger, from, end, |record| {
+        match decode::<LedgerRecord>(record.value.unwrap_or_default()) {
+            Ok(release) => {
+                for entry in release.entries {
+                    if let Some(identity) = entry.identity {
+                        let offset = Offset(entry.offset);
+                        state.identities.restore(offset, identity.id, identity.fingerprint, record.offset);
+                    }
+                }
+            }
+            Err(reason) => damaged = Some((record.offset, reason)),
+        }
+        damaged.is_none()
+    })
+    .await?;
+    match damaged {
+        None => Ok(end),
+        Some((offset, reason)) => Err(Error::Damaged(format!("{ledger} at {offset}: {reason}")).into()),
+    }
+}

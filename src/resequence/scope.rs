@@ -1,0 +1,119 @@
+//! The order scope: which records have to leave in order among themselves.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::order::Group;
+use crate::record::RecordRef;
+
+use super::destinations::numbers;
+
+/// Which sequence group a record belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Scope {
+    /// The whole lane is one group.
+    #[default]
+    Lane,
+    /// One group for each destination that the message names; a record has a part in each.
+    Destination,
+    /// One group for each key. Messages without a key share one.
+    Key,
+    /// One group for each value of this header. Messages without it share one.
+    Header(String),
+    /// Each record is a group of its own.
+    None,
+}
+
+impl Scope {
+    /// Puts the groups of a record with these destinations (bits of a mask) into `groups`.
+    pub(super) fn groups(&self, record: &RecordRef<'_>, destinations: u64, groups: &mut Vec<Group>) {
+        groups.clear();
+        match self {
+            Self::Lane => groups.push(Group(0)),
+            Self::None => groups.push(Group(record.offset.0)),
+            Self::Destination => groups.extend(numbers(destinations).map(|number| Group(number as u64))),
+            Self::Key => groups.push(group_of(record.key)),
+            Self::Header(name) => {
+                let values = record.headers.iter().filter(|(n, _)| *n == name.as_bytes());
+                groups.push(group_of(values.map(|(_, value)| value).last()));
+            }
+        }
+    }
+}
+
+/// SHA-256, because keys come from strangers, who could otherwise choose many that collide, and
+/// because receivers keep state under this number, so that it must be the same for ever.
+fn group_of(name: Option<&[u8]>) -> Group {
+    let digest = match name {
+        Some(name) => sha2::Sha256::new().chain_update([1]).chain_update(name).finalize(),
+        None => sha2::Sha256::digest([0]),
+    };
+    Group(u64::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes")))
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lane => f.write_str("lane"),
+            Self::Destination => f.write_str("destination"),
+            Self::Key => f.write_str("key"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> Self {
+        scope.to_string()
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lane" => Ok(Self::Lane),
+            "destination" => Ok(Self::Destination),
+            "key" => Ok(Self::Key),
+            "none" => Ok(Self::None),
+            _ => match text.strip_prefix("header:") {
+                Some(name) if !name.is_empty() => Ok(Self::Header(name.to_owned())),
+                _ => Err(format!("`{text}` is no order: use lane, destination, key, header:NAME or none")),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_round_trip_as_text() {
+        for text in ["lane", "destination", "key", "none", "header:tenant"] {
+            assert_eq!(text.parse::<Scope>().map(|s| s.to_string()), Ok(text.to_owned()));
+        }
+        assert!("header:".parse::<Scope>().is_err());
+        assert!("partition".parse::<Scope>().is_err());
+    }
+
+    #[test]
+    fn an_absent_name_is_not_an_empty_one() {
+        assert_ne!(group_of(None), group_of(Some(b"")));
+        assert_ne!(group_of(Some(b"a")), group_of(Some(b"b")));
+    }
+}

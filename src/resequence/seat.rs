@@ -1,0 +1,231 @@
+//! A lane as its owner holds it: its state with its readers, or, while it stands still for good,
+//! the cursor that is carried along.
+
+use crate::log::{Append, Error, Fetched, Reader};
+use crate::metrics;
+use crate::order::Violated;
+use crate::record::cursor::LaneCursor;
+use crate::record::{Batch, Epoch, Offset, Partition, Timestamp};
+use crate::topics::Topics;
+
+use super::lane::{LaneState, Need};
+
+/// One lane of an owner.
+pub(super) struct Seat {
+    pub(super) lane: Partition,
+    hold: Hold,
+    /// The readers, while nobody waits for them.
+    pub(super) input: Option<Box<dyn Reader>>,
+    pub(super) results: Option<Box<dyn Reader>>,
+    ledger_end: Offset,
+    /// An invariant that did not hold: the lane is restored from its last cursor, halted.
+    pub(super) defect: Option<String>,
+    metrics: metrics::Lane,
+}
+
+enum Hold {
+    Going(Box<LaneState>),
+    Halted(Box<LaneCursor>),
+}
+
+impl Seat {
+    pub(super) fn going(state: LaneState, ledger_end: Offset) -> Self {
+        Self::new(state.lane, Hold::Going(Box::new(state)), ledger_end)
+    }
+
+    pub(super) fn halted(lane: Partition, cursor: LaneCursor) -> Self {
+        let reason = cursor.halted.as_deref().unwrap_or_default();
+        tracing::error!(%lane, reason, "the lane stands still: see `seriatim lanes show`, then `lanes accept`");
+        Self::new(lane, Hold::Halted(Box::new(cursor)), Offset::ZERO)
+    }
+
+    fn new(lane: Partition, hold: Hold, ledger_end: Offset) -> Self {
+        Self { lane, hold, input: None, results: None, ledger_end, defect: None, metrics: metrics::lane(lane) }
+    }
+
+    pub(super) fn state(&self) -> Option<&LaneState> {
+        match &self.hold {
+            Hold::Going(state) => Some(state),
+            Hold::Halted(_) => None,
+        }
+    }
+
+    pub(super) fn state_mut(&mut self) -> Option<&mut LaneState> {
+        match &mut self.hold {
+            Hold::Going(state) => Some(state),
+            Hold::Halted(_) => None,
+        }
+    }
+
+    /// Admits, judges and releases as far as that goes now. Says whether something besides
+    /// releases has to be committed.
+    pub(super) fn work(&mut self, epoch: Epoch, now: Timestamp) -> bool {
+        let Hold::Going(state) = &mut self.hold else { return false };
+        match state.advance_and_release(epoch, now) {
+            Ok(()) => state.halted.is_some() || state.limit_due() || state.has_news(),
+            Err(violated) => {
+                self.found_defect(&violated);
+                false
+            }
+        }
+    }
+
+    /// A violated invariant stops the lane, never the process: what is committed is right, what
+    /// is in memory is not to be trusted.
+    fn found_defect(&mut self, violated: &Violated) {
+        metrics::invariant_violations(violated.invariant.id()).inc();
+        tracing::error!(lane = %self.lane, %violated, "an invariant does not hold: the lane halts");
+        self.defect = Some(violated.to_string());
+    }
+
+    fn halt(&mut self, reason: String) {
+        if let Hold::Going(state) = &mut self.hold {
+            tracing::error!(lane = %self.lane, reason, "the lane halts");
+            state.halted = Some(reason);
+        }
+    }
+
+    pub(super) fn input_read(&mut self, reader: Box<dyn Reader>, fetched: Result<Fetched, Error>) -> Result<(), Error> {
+        self.input = Some(reader);
+        if let Some(fetched) = self.unless_lost(fetched)?
+            && let Some(state) = self.state_mut()
+        {
+            state.add_input(fetched.batches, fetched.next);
+        }
+        Ok(())
+    }
+
+    pub(super) fn results_read(
+        &mut self,
+        reader: Box<dyn Reader>,
+        fetched: Result<Fetched, Error>,
+    ) -> Result<(), Error> {
+        self.results = Some(reader);
+        if let Some(fetched) = self.unless_lost(fetched)?
+            && let Some(state) = self.state_mut()
+        {
+            state.add_results(fetched.batches, fetched.next);
+        }
+        Ok(())
+    }
+
+    /// Takes what a sweep read; says whether it has to go on.
+    pub(super) fn results_swept(&mut self, fetched: Result<Fetched, Error>) -> Result<bool, Error> {
+        let Some(fetched) = self.unless_lost(fetched)? else { return Ok(false) };
+        let Some(state) = self.state_mut() else { return Ok(false) };
+        Ok(state.results_swept(&fetched.batches, fetched.next))
+    }
+
+    /// A sweep could not even begin to read.
+    pub(super) fn sweep_failed(&mut self, error: Error) -> Result<(), Error> {
+        self.unless_lost::<()>(Err(error)).map(drop)
+    }
+
+    pub(super) fn input_fetched(&mut self, offset: Offset, record: Result<Option<Batch>, Error>) -> Result<(), Error> {
+        match self.unless_lost(record)? {
+            Some(Some(record)) => {
+                if let Some(state) = self.state_mut() {
+                    state.input_fetched(offset, record);
+                }
+            }
+            Some(None) => self.halt(format!("input record {offset} is gone: retention overtook the lane")),
+            None => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn input_ends(&mut self, stable_end: Offset) {
+        if let Some(state) = self.state_mut() {
+            state.input_ends(stable_end);
+        }
+    }
+
+    /// Retention that overtook the lane halts it; it is never moved on in silence.
+    fn unless_lost<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ Error::Lost { .. }) => {
+                self.halt(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn wanted_input(&mut self) -> Option<Box<dyn Reader>> {
+        self.state()?.wants_input().then(|| self.input.take())?
+    }
+
+    pub(super) fn wanted_results(&mut self) -> Option<Box<dyn Reader>> {
+        self.state()?.wants_results().then(|| self.results.take())?
+    }
+
+    pub(super) fn needs(&mut self) -> Vec<Need> {
+        self.state_mut().map(|state| std::mem::take(&mut state.needs)).unwrap_or_default()
+    }
+
+    pub(super) fn has_gathered(&self) -> bool {
+        self.state().is_some_and(|state| !state.gathered.is_empty())
+    }
+
+    pub(super) fn form_commit(&mut self, topics: &Topics) -> (Vec<Append>, LaneCursor) {
+        match &mut self.hold {
+            Hold::Going(state) => {
+                let appends = state.appends(topics);
+                state.commit_begins();
+                (appends, state.snapshot(self.ledger_end))
+            }
+            Hold::Halted(cursor) => (Vec::new(), (**cursor).clone()),
+        }
+    }
+
+    /// The commit went through, with the lane's ledger record at this offset where there was one.
+    pub(super) fn committed(&mut self, cursor: &LaneCursor, ledger: Option<Offset>) {
+        if let Some(offset) = ledger {
+            self.ledger_end = offset.next();
+        }
+        let Some(state) = self.state_mut() else { return };
+        if let Err(violated) = state.committed(ledger) {
+            self.found_defect(&violated);
+        } else if cursor.halted.is_some() {
+            *self = Self::halted(self.lane, cursor.clone());
+        }
+    }
+
+    /// Near the cursor's budget limits stop rising, so that what is admitted can still be described.
+    pub(super) fn cursor_is_tight(&mut self, tight: bool) {
+        if let Some(state) = self.state_mut() {
+            state.limit_frozen = tight;
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.state()?.overdue.next_due()
+    }
+
+    /// Asks for what is overdue to be sent again, and refreshes the gauges.
+    pub(super) fn time_passed(&mut self, now: Timestamp) {
+        let metrics = &self.metrics;
+        let Hold::Going(state) = &mut self.hold else {
+            metrics.halted.set(1);
+            return;
+        };
+        state.send_overdue(now);
+        metrics.lag_records.set(gauge(state.order.unreleased()));
+        metrics.halted.set(gauge(state.halts.len() as u64));
+        metrics.limit_reached.set((state.order.room() == 0).into());
+        metrics.buffer_bytes.set(gauge(state.memory.bytes() as u64));
+        let oldest = state.order.blocking().map_or(0.0, |(_, entry)| now.since(entry.timestamp).as_secs_f64());
+        metrics.oldest_unreleased_seconds.set(oldest);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        metrics::forget_lane(self.lane);
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

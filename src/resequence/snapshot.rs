@@ -1,0 +1,65 @@
+//! The lane's state as its cursor holds it, and what a commit that went through means for it.
+
+use crate::order::Violated;
+use crate::record::Offset;
+use crate::record::cursor::LaneCursor;
+
+use super::lane::LaneState;
+
+impl LaneState {
+    /// The cursor that is right once everything gathered so far is committed with it.
+    pub(super) fn snapshot(&mut self, ledger_end: Offset) -> LaneCursor {
+        let limit = self.limit();
+        self.attempted_limit = self.attempted_limit.max(limit);
+        let released = self.order.released();
+        let mut sequences = self.other_sequences.clone();
+        for (number, next) in self.sequences.iter().enumerate() {
+            sequences.insert(self.destinations.topic(number).as_str().to_owned(), *next);
+        }
+        // Identities that leave with this very commit are in the ledger at or after its end now.
+        let identities = self.identities.ledger_from().unwrap_or(ledger_end).min(ledger_end);
+        LaneCursor {
+            frontier: self.order.frontier().0,
+            released: released.runs().to_vec(),
+            partly: released.partial().to_vec(),
+            results: self.needed_results.low().0,
+            limit: limit.0,
+            sequences,
+            rounds: self.rounds.iter().map(|(offset, round)| (offset.0, round.0)).collect(),
+            identities: identities.0,
+            order: self.scope.to_string(),
+            next_order: self.next_scope.as_ref().map(|(from, scope)| (from.0, scope.to_string())),
+            suppressed: self.suppressed.clone(),
+            halted: self.halted.clone(),
+        }
+    }
+
+    /// Whether workers stand at the published limit although there is room for more.
+    pub(super) fn limit_due(&self) -> bool {
+        self.order.read_to() >= self.attempted_limit && self.limit() > self.attempted_limit
+    }
+
+    /// Marks the identities of what is being committed; they are in the ledger from `position` on.
+    pub(super) fn commit_begins(&mut self) {
+        debug_assert!(self.committing_identities.is_empty(), "one commit at a time");
+        std::mem::swap(&mut self.committing_identities, &mut self.identified);
+        std::mem::swap(&mut self.resend_committing, &mut self.resend_after_commit);
+    }
+
+    /// The commit went through; its ledger record is at `ledger`, where there was one.
+    pub(super) fn committed(&mut self, ledger: Option<Offset>) -> Result<(), Violated> {
+        for offset in std::mem::take(&mut self.committing_identities) {
+            if let Some(position) = ledger {
+                self.identities.recorded(offset, position)?;
+            }
+        }
+        self.resend_committed();
+        Ok(())
+    }
+
+    /// Whether everything admitted has left and nothing waits to be judged.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.order.unreleased() == 0 && self.results.is_empty() && self.gathered.is_empty()
+    }
+}

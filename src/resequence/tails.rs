@@ -1,0 +1,106 @@
+//! Take-over: what former owners have written to the destinations' topics, against the cursor.
+//!
+//! Sequence numbers are compared, never source offsets. Equal: go on. The tail is ahead: a commit
+//! of outputs went through without its cursor; the counter goes on from the tail, and what the
+//! tail holds is not written again. The tail is behind: outputs of a committed cursor are
+//! missing; the lane halts.
+
+use std::collections::BTreeMap;
+
+use crate::log::{Bounds, Error, Log, TopicPartition, Visibility};
+use crate::record::{Offset, OutputHeaders};
+
+/// What a destination's partition holds, compared with the cursor's counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// As the cursor says.
+    Equal,
+    /// Outputs beyond the cursor: `(source offset, output index)` and their sequence numbers.
+    Ahead { next: u64, outputs: BTreeMap<(u64, u32), u64> },
+    /// It cannot be gone on from; the reason. The counter would go on from `next`.
+    Broken { next: u64, reason: String },
+}
+
+/// How far back the first look goes; doubled until the cursor's place is found.
+const FIRST_LOOK: u64 = 256;
+/// Bytes read at once while looking.
+const READ_BYTES: usize = 1 << 20;
+
+/// Compares the committed tail of a destination's partition with the cursor's next sequence
+/// number. Call after the former owners are fenced: nothing of theirs can be added any more.
+pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, counter: u64) -> Result<Tail, Error> {
+    let bounds = log.bounds(of).await?;
+    let mut back = FIRST_LOOK;
+    loop {
+        let from = Offset(bounds.end.0.saturating_sub(back)).max(bounds.start);
+        let found = outputs_from(log, of, from, bounds.end).await?;
+        let reaches_back = found.iter().any(|(_, sequence)| *sequence < counter);
+        if reaches_back || from == bounds.start {
+            return Ok(judge(&found, counter, bounds, of));
+        }
+        back = back.saturating_mul(2);
+    }
+}
+
+type Output = ((u64, u32), u64);
+
+fn judge(found: &[Output], counter: u64, bounds: Bounds, of: &TopicPartition) -> Tail {
+    let Some(next) = found.iter().map(|(_, sequence)| sequence + 1).max() else {
+        // Retention may have emptied it; an empty log that starts at 0 never held what the cursor counts.
+        if counter == 0 || bounds.start > Offset::ZERO {
+            return Tail::Equal;
+        }
+        let reason = format!("{of} is empty, but {counter} outputs were written to it: was the topic made anew?");
+        return Tail::Broken { next: 0, reason };
+    };
+    match next.cmp(&counter) {
+        std::cmp::Ordering::Equal => Tail::Equal,
+        std::cmp::Ordering::Greater => {
+            let outputs = found.iter().filter(|(_, sequence)| *sequence >= counter).copied().collect();
+            Tail::Ahead { next, outputs }
+        }
+        std::cmp::Ordering::Less => {
+            let missing = counter - next;
+            let reason = format!("{of} lacks its last {missing} outputs, which the cursor counts: a torn transaction");
+            Tail::Broken { next, reason }
+        }
+    }
+}
+
+async fn outputs_from(log: &dyn Log, of: &TopicPartition, from: Offset, end: Offset) -> Result<Vec<Output>, Error> {
+    let mut found = Vec::new();
+    let mut reader = log.read(of, from, Visibility::Written, READ_BYTES).await?;
+    while reader.position() < end {
+        let fetched = reader.next().await?;
+        for record in fetched.batches.iter().flatten() {
+            if let Some(output) = OutputHeaders::decode(record.headers) {
+                found.push(((output.source.offset.0, output.output), output.sequence.0));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Topic;
+    use crate::record::Partition;
+
+    fn judged(sequences: &[u64], counter: u64, start: u64) -> Tail {
+        let found: Vec<_> = sequences.iter().map(|s| ((s + 100, 0), *s)).collect();
+        let bounds = Bounds { start: Offset(start), stable_end: Offset(50), end: Offset(50) };
+        judge(&found, counter, bounds, &Topic::from("out").partition(Partition(0)))
+    }
+
+    #[test]
+    fn tails_are_compared_by_sequence() {
+        assert_eq!(judged(&[3, 4], 5, 0), Tail::Equal);
+        assert_eq!(judged(&[], 0, 0), Tail::Equal);
+        assert_eq!(judged(&[], 7, 9), Tail::Equal, "retention emptied it");
+        let outputs = BTreeMap::from([((104, 0), 4), ((105, 0), 5)]);
+        assert_eq!(judged(&[3, 4, 5], 4, 0), Tail::Ahead { next: 6, outputs });
+        assert!(matches!(judged(&[3], 5, 0), Tail::Broken { next: 4, .. }));
+        assert!(matches!(judged(&[], 5, 0), Tail::Broken { next: 0, .. }));
+    }
+}
