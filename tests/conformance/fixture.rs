@@ -70,8 +70,16 @@ fn of_memory(log: &Memory) -> Fixture {
 }
 
 pub(crate) fn embedded() -> Fixture {
+    of_embedded(Options::default())
+}
+
+pub(crate) fn embedded_without_memory() -> Fixture {
+    of_embedded(Options { cache: 0, ..Options::default() })
+}
+
+fn of_embedded(options: Options) -> Fixture {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = Embedded::open(folder.path(), Options::default()).expect("the folder is new");
+    let log = Embedded::open(folder.path(), options).expect("the folder is new");
     let removing = log.clone();
     let remove = move |of: TopicPartition, offset| {
         let log = removing.clone();

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -109,7 +109,7 @@ impl Lock {
         let mut file = open.map_err(|e| failed(folder, "open its lock", e))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(folder, &mut file)),
+            Err(TryLockError::WouldBlock) => return Err(in_use(folder)),
             Err(TryLockError::Error(e)) => return Err(failed(folder, "lock it", e)),
         }
         let mut id = || {
@@ -184,10 +184,9 @@ fn refuse_foreign(folder: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn in_use(folder: &Path, lock: &mut File) -> OpenError {
-    let mut text = String::new();
-    let read = lock.rewind().and_then(|()| lock.read_to_string(&mut text));
-    OpenError::InUse { folder: folder.to_owned(), pid: read.ok().and_then(|_| text.trim().parse().ok()) }
+fn in_use(folder: &Path) -> OpenError {
+    let text = std::fs::read_to_string(folder.join(LOCK));
+    OpenError::InUse { folder: folder.to_owned(), pid: text.ok().and_then(|text| text.trim().parse().ok()) }
 }
 
 fn failed(folder: &Path, action: &'static str, error: io::Error) -> OpenError {

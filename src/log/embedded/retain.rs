@@ -42,9 +42,12 @@ impl Embedded {
         let mut removed = 0;
         for (of, floor) in floors {
             let marks = self.0.topics.get(of)?;
-            while marks.cleanup == Cleanup::Delete {
+            if marks.cleanup != Cleanup::Delete {
+                continue;
+            }
+            loop {
                 let (of, floor) = (Arc::clone(&marks), *floor);
-                let plan = tokio::task::spawn_blocking(move || plan(of, floor, retention, Timestamp::system()));
+                let plan = tokio::task::spawn_blocking(move || plan(&of, floor, retention, Timestamp::system()));
                 let plan = plan.await.map_err(|e| Error::Damaged(format!("{}: retention failed: {e}", marks.at)))?;
                 let Some(removal) = plan? else { break };
                 removed += removal.bases.len();
@@ -56,9 +59,9 @@ impl Embedded {
 }
 
 /// The batches to be removed next, `None` where all that is left is to be kept.
-fn plan(marks: Arc<Marks>, floor: Offset, retention: Retention, now: Timestamp) -> Result<Option<Removal>, Error> {
+fn plan(marks: &Arc<Marks>, floor: Offset, retention: Retention, now: Timestamp) -> Result<Option<Removal>, Error> {
     let head = marks.head(now);
-    let mut removal = Removal { from: Arc::clone(&marks), bases: Vec::new(), start: head.start };
+    let mut removal = Removal { from: Arc::clone(marks), bases: Vec::new(), start: head.start };
     for stored in scan(&marks.keyspace, &marks.at, head.start).take(STEP) {
         let stored = stored?;
         let end = end_of(&stored.batch);
