@@ -6,6 +6,7 @@
 mod check;
 pub mod client;
 mod exit;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ Configuration: docs/configuration.md; every key also as a variable, SERIATIM_SEC
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(run::Run),
     Check(check::Check),
 }
 
@@ -44,7 +46,8 @@ impl Cli {
 
     fn run(self) -> anyhow::Result<Exit> {
         match &self.verb {
-            Verb::Check(check) => check.run(self.load()?),
+            Verb::Run(run) => run.run(&self.load()?),
+            Verb::Check(check) => check.run(&self.load()?),
         }
     }
 }

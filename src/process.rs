@@ -5,72 +5,160 @@
 
 pub mod admin;
 pub mod config;
-pub mod listen;
+mod engine;
+mod error;
+mod joined;
+mod listen;
 pub mod readiness;
 mod role;
 mod running;
 pub mod secret;
 pub mod signal;
 pub mod telemetry;
+mod wiring;
 
-use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use config::Address;
+use axum::Router;
+use tracing::info;
 
+pub use engine::Engine;
+pub use error::Error;
 pub use role::{Role, Roles};
 pub use running::{RoleError, Running};
 
-use crate::log;
+use crate::log::Log;
+use crate::resequence;
+use crate::topics::Topics;
+use crate::work::{self, Processor};
+use admin::{Admin, Guard};
+use config::Config;
+use joined::Joined;
+use listen::Listeners;
+use readiness::{Latch, Readiness};
 
-/// Why a process could not start or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An address cannot be listened at.
-    #[error("cannot listen at {address} ({key}): {error}; {hint}")]
-    Listen {
-        /// The config's key.
-        key: &'static str,
-        /// What it says.
-        address: Address,
-        /// What to do.
-        hint: &'static str,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// The log cannot be opened or is not what the configuration wants.
-    #[error("the log: {0}")]
-    Log(#[from] log::Error),
-    /// A role has failed; the others were ended in order.
-    #[error("the role {role} has failed: {error}")]
-    Role {
-        /// Which.
-        role: Role,
-        /// With what.
-        error: RoleError,
-    },
-    /// A role has met a defect of the program.
-    #[error("the role {role} has panicked, which is a defect of seriatim; its message is in the log")]
-    Panicked {
-        /// Which.
-        role: Role,
-    },
-    /// A role has ended although nobody asked it to.
-    #[error("the role {role} has ended by itself, which is a defect of seriatim")]
-    Ended {
-        /// Which.
-        role: Role,
-    },
-    /// Not all roles ended in time; what they were at will be done again.
-    #[error("{} had not ended within {within:?} (process.drain) and will be taken up again", list(roles))]
-    DrainTimedOut {
-        /// The time there was.
-        within: Duration,
-        /// Which took longer, at least one.
-        roles: Vec<Role>,
-    },
+/// A running process: its roles, its ports, its log.
+///
+/// Dropping it ends everything at once, as a crash does, which loses and repeats nothing that
+/// [`Process::drain`] would not; it only takes others longer to take over.
+#[derive(Debug)]
+pub struct Process {
+    running: Running,
+    admin: Admin,
+    engine: Engine,
+    topics: Arc<Topics>,
+    drain: Duration,
 }
 
-fn list(roles: &[Role]) -> String {
-    roles.iter().map(Role::to_string).collect::<Vec<_>>().join(", ")
+impl Process {
+    /// Starts these roles with the worker that the configuration names. Returns once the ports are
+    /// bound, the log is open and its topics are there; the roles join their groups after that, and
+    /// [`Process::is_ready`] tells when they have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says what is in the way, and what to do. Nothing is left running.
+    pub async fn start(config: &Config, roles: &Roles) -> Result<Self, Error> {
+        Self::start_with(config, roles, wiring::processor(config)?).await
+    }
+
+    /// As [`Process::start`], with a worker of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::start`].
+    pub async fn start_with(config: &Config, roles: &Roles, processor: Arc<dyn Processor>) -> Result<Self, Error> {
+        // What can fail for a reason of the user's comes first, and the ports before the log, which
+        // may take its time.
+        let token = config.admin.token_file.as_deref().map(secret::read).transpose();
+        let token = token.map_err(|reason| Error::File { key: "admin.token_file", reason })?;
+        let listeners = Listeners::bind(config).await?;
+        let engine = Engine::open(&config.log).await?;
+        let topics = Arc::new(config.topics());
+        engine.ensure(&topics).await?;
+
+        let (readiness, latch) = Readiness::new();
+        let mut starting = Starting { config, topics: &topics, engine: &engine, latch, running: Running::default() };
+        for role in roles {
+            match role {
+                Role::Work => starting.work(processor.clone()),
+                Role::Resequence => starting.resequence(),
+                Role::Ingress | Role::Deliver => {}
+            }
+        }
+        let running = starting.running;
+        let admin = Admin::start(listeners.admin, readiness, Guard::new(token), Router::new())?;
+        info!(address = %admin.address, "the admin port listens");
+        Ok(Self { running, admin, engine, topics, drain: config.process.drain.get() })
+    }
+
+    /// Where the admin port listens.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address
+    }
+
+    /// The log that it stands on.
+    #[must_use]
+    pub fn log(&self) -> Arc<dyn Log> {
+        self.engine.log()
+    }
+
+    /// The pipeline's topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Waits until a role has failed; for ever while all goes well. Cancel-safe. The others go on
+    /// until [`Process::drain`].
+    pub async fn failed(&mut self) -> Error {
+        self.running.failed().await
+    }
+
+    /// Ends the roles in the order of the flow within `process.drain`, then the admin port, then
+    /// the log. Work in flight finishes if it can; what does not is done again at the next start.
+    ///
+    /// # Errors
+    ///
+    /// The first role's that failed on the way, else [`Error::DrainTimedOut`].
+    pub async fn drain(self) -> Result<(), Error> {
+        self.running.drain(self.drain).await
+    }
+}
+
+/// What roles are started with.
+struct Starting<'a> {
+    config: &'a Config,
+    topics: &'a Arc<Topics>,
+    engine: &'a Engine,
+    latch: Latch,
+    running: Running,
+}
+
+impl Starting<'_> {
+    /// The log for one role; readiness waits for it to join its group.
+    fn log(&self) -> Arc<dyn Log> {
+        Arc::new(Joined::new(self.engine.log(), self.latch.clone()))
+    }
+
+    fn work(&mut self, processor: Arc<dyn Processor>) {
+        let (log, topics, options) = (self.log(), Topics::clone(self.topics), wiring::work_options(self.config));
+        let (member, seed) = (wiring::member(), fastrand::u64(..));
+        self.running.spawn(Role::Work, |drain| async move {
+            Ok(work::run(log, topics, options, processor, member, seed, drain).await?)
+        });
+    }
+
+    fn resequence(&mut self) {
+        let (log, topics) = (self.log(), Topics::clone(self.topics));
+        let options = wiring::resequence_options(self.config);
+        let group = format!("{}.resequence", self.config.name);
+        let (member, seed) = (wiring::member(), fastrand::u64(..));
+        self.running.spawn(Role::Resequence, |drain| async move {
+            Ok(resequence::run(log, topics, options, &group, &member, seed, drain).await?)
+        });
+    }
 }

@@ -26,13 +26,12 @@ pub(super) struct Check {
 }
 
 impl Check {
-    #[allow(clippy::needless_pass_by_value, reason = "verbs take the config that was loaded for them")]
-    pub(super) fn run(&self, config: Config) -> anyhow::Result<Exit> {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
         if self.dump {
             print!("{}", config.dump());
             return Ok(Exit::Ok);
         }
-        let findings = findings(&config);
+        let findings = findings(config);
         let failed = findings.iter().any(|finding| finding.level == Level::Error);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&findings)?);

@@ -62,7 +62,6 @@ impl Client {
     /// # Panics
     ///
     /// If `path` is no path, which those in the code are.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = self.base.join(path).expect("a path can be joined to a URL of a host");
         let request = self.http.request(method, url);

@@ -4,10 +4,22 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 
 use super::Error;
-use super::config::Address;
+use super::config::{Address, Config};
+
+/// The ports of a process, bound before anything else is done.
+pub(super) struct Listeners {
+    pub(super) admin: TcpListener,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &Config) -> Result<Self, Error> {
+        let admin = bind("admin.listen", &config.admin.listen).await?;
+        Ok(Self { admin })
+    }
+}
 
 /// Listens at an address, for use in any runtime. `key` is the config's, for the error.
-pub async fn bind(key: &'static str, address: &Address) -> Result<TcpListener, Error> {
+async fn bind(key: &'static str, address: &Address) -> Result<TcpListener, Error> {
     // Tokio's resolves names without blocking the runtime, and sets what a server needs.
     let listener = tokio::net::TcpListener::bind(address.as_str()).await.and_then(tokio::net::TcpListener::into_std);
     listener.map_err(|error| Error::Listen { key, address: address.clone(), hint: hint(error.kind()), error })

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use super::config::Config;
+
 /// One of the parts of a pipeline. The order is that of the flow, and of ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -20,6 +22,13 @@ pub enum Role {
 impl Role {
     /// All of them, in the order of the flow.
     pub const ALL: [Self; 4] = [Self::Ingress, Self::Work, Self::Resequence, Self::Deliver];
+
+    /// Those that a configuration needs: deliver only where something is pushed.
+    #[must_use]
+    pub fn needed(config: &Config) -> Roles {
+        let pushes = config.destinations.values().any(|destination| destination.push.is_some());
+        Self::ALL.into_iter().filter(|role| *role != Self::Deliver || pushes).collect()
+    }
 
     /// Its name on the command line, in logs and spans.
     #[must_use]

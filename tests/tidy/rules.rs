@@ -3,9 +3,9 @@
 use crate::source::Source;
 
 /// A rule, with code that breaks it and code that keeps it.
-pub struct Rule {
-    pub name: &'static str,
-    pub check: fn(&Source) -> Vec<String>,
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    pub(crate) check: fn(&Source) -> Vec<String>,
     pub broken_by: (&'static str, fn() -> String),
     pub kept_by: (&'static str, &'static str),
 }
@@ -70,7 +70,7 @@ const NOT_CLI: &[&str] = &[
     "process",
 ];
 
-pub const RULES: &[Rule] = &[
+pub(crate) const RULES: &[Rule] = &[
     Rule {
         name: "layers",
         check: layers,

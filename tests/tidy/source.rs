@@ -3,22 +3,22 @@
 use std::path::Path;
 
 /// A file of Rust.
-pub struct Source {
+pub(crate) struct Source {
     /// From the root of the repository, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// As it is.
-    pub text: String,
+    pub(crate) text: String,
     /// The same with every comment and the inside of every literal blanked, line for line.
-    pub code: String,
+    pub(crate) code: String,
 }
 
 impl Source {
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned(), code: blank(text) }
     }
 
     /// The code before the file's tests.
-    pub fn product(&self) -> &str {
+    pub(crate) fn product(&self) -> &str {
         if self.path.ends_with("/tests.rs") {
             return "";
         }
@@ -27,18 +27,18 @@ impl Source {
     }
 
     /// The module directly below the crate's root that the file belongs to, `None` outside `src`.
-    pub fn module(&self) -> Option<&str> {
+    pub(crate) fn module(&self) -> Option<&str> {
         let inside = self.path.strip_prefix("src/")?;
         Some(inside.split(['/', '.']).next().unwrap_or(inside))
     }
 
     /// A finding in the line of this byte of the code.
-    pub fn finding(&self, at: usize, what: &str) -> String {
+    pub(crate) fn finding(&self, at: usize, what: &str) -> String {
         format!("{}:{}: {what}", self.path, self.code[..at].matches('\n').count() + 1)
     }
 
     /// Where a word or path occurs in the product's code, whole.
-    pub fn uses<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn uses<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
         self.product().match_indices(word).map(|(at, _)| at).filter(move |at| {
             let before = self.code[..*at].chars().next_back();
@@ -50,7 +50,7 @@ impl Source {
 }
 
 /// Every Rust file of the repository's own.
-pub fn all() -> Vec<Source> {
+pub(crate) fn all() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     for folder in ["src", "tests", "benches", "examples"] {

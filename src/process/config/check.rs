@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::resequence::MOST_DESTINATIONS;
+
 use super::{Config, Log, Order, Problem, Retry, Work};
 
 /// The most lanes times destinations that one control partition may have. Its whole state is one
@@ -83,6 +85,11 @@ fn order(order: &Order, max_body: u64, found: &mut Vec<Problem>) {
 }
 
 fn destinations(config: &Config, found: &mut Vec<Problem>) {
+    let count = config.destinations.len();
+    if count > MOST_DESTINATIONS {
+        let reason = format!("{count} are given, {MOST_DESTINATIONS} at most, `default` included");
+        found.push(Problem::at("destinations", reason));
+    }
     for (name, destination) in &config.destinations {
         let Some(push) = &destination.push else { continue };
         if push.retry.cap < push.retry.backoff {

@@ -67,8 +67,8 @@ pub struct HttpPush {
 }
 
 const fn push_timeout() -> Span {
-    // Receivers of webhooks are asked to answer within 15 to 30 s by the Standard Webhooks guide.
-    Span::from_secs(30)
+    // What the Standard Webhooks guide gives receivers at least.
+    Span::from_secs(15)
 }
 
 /// When the next item of a group goes.
@@ -100,7 +100,7 @@ pub enum Start {
 pub struct PushRetry {
     /// The pause after the first attempt; it doubles from one to the next.
     pub backoff: Span,
-    /// The longest pause, and the most of a receiver's `Retry-After` that is honoured.
+    /// The longest pause; a receiver's `Retry-After` is honoured up to an hour.
     pub cap: Span,
     /// Attempts after which `on_failure` decides; without end where it is not given.
     pub attempts: Option<NonZeroU32>,

@@ -14,7 +14,7 @@ pub struct Ingress {
     pub http: Address,
     /// The longest body of a message.
     pub max_body: Size,
-    /// A file of those who may call, a line each: `PRINCIPAL TOKEN`. All may where it is not given.
+    /// A file of those who may call, a line each: `TOKEN PRINCIPAL`. All may where it is not given.
     pub tokens_file: Option<PathBuf>,
 }
 

@@ -1,0 +1,75 @@
+//! The wiring: from the configuration to the options of each stage, and the stages as roles.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::config::{self, Builtin, Config};
+use crate::resequence;
+use crate::work::{self, Processor, builtin, http::Http};
+
+/// The bytes of results that a lane may hold are its share of the process', but never less than
+/// a few of the largest.
+const RESULTS_MIN: usize = 4;
+
+pub(super) fn work_options(config: &Config) -> work::Options {
+    let (work, group) = (&config.work, format!("{}.work", config.name));
+    work::Options {
+        group,
+        concurrency: work.concurrency.get() as usize,
+        timeout: work.timeout.get(),
+        retry: work::Retry {
+            attempts: work.retry.attempts.get(),
+            backoff: work.retry.backoff.get(),
+            cap: work.retry.cap.get(),
+        },
+        max_output: config.ingress.max_body.in_memory(),
+    }
+}
+
+/// Who works on records.
+pub(super) fn processor(config: &Config) -> Result<Arc<dyn Processor>, Error> {
+    let work = &config.work;
+    let max_output = config.ingress.max_body.in_memory();
+    if let Some(http) = &work.http {
+        let url = http.url.as_str().to_owned();
+        let options = work::http::Options { url, connections: work.concurrency.get() as usize, max_output };
+        return Ok(Arc::new(Http::new(options).map_err(|error| Error::Worker(error.to_string()))?));
+    }
+    Ok(match &work.builtin {
+        Some(Builtin::Sleep(span)) => Arc::new(builtin::Sleep(span.get())),
+        Some(Builtin::Echo) | None => Arc::new(builtin::Echo),
+    })
+}
+
+pub(super) fn resequence_options(config: &Config) -> resequence::Options {
+    let order = &config.order;
+    let max_output = config.ingress.max_body.in_memory();
+    let share = order.memory.in_memory() / config.log.partitions.get() as usize;
+    resequence::Options {
+        by: match &order.by {
+            config::By::Lane => resequence::Scope::Lane,
+            config::By::Destination => resequence::Scope::Destination,
+            config::By::Key => resequence::Scope::Key,
+            config::By::Header(name) => resequence::Scope::Header(name.clone()),
+            config::By::None => resequence::Scope::None,
+        },
+        on_failure: match order.on_failure {
+            config::OnFailure::Halt => resequence::OnFailure::Halt,
+            config::OnFailure::DeadLetter => resequence::OnFailure::DeadLetter,
+            config::OnFailure::Skip => resequence::OnFailure::Skip,
+        },
+        window: order.window.get().into(),
+        memory: share.max(RESULTS_MIN * max_output),
+        deadline: config.work.deadline.get(),
+        max_output,
+        ..Default::default()
+    }
+}
+
+/// The name of this process in groups, results and logs: `HOST-PID`.
+pub(super) fn member() -> String {
+    // Linux has it there; elsewhere the process id has to do.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    format!("{}-{}", if host.is_empty() { "localhost" } else { host }, std::process::id())
+}
