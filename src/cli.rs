@@ -7,6 +7,7 @@ mod check;
 pub mod client;
 mod exit;
 mod run;
+mod topics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ Configuration: docs/configuration.md; every key also as a variable, SERIATIM_SEC
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Topics(topics::Topics),
 }
 
 impl Cli {
@@ -48,6 +50,7 @@ impl Cli {
         match &self.verb {
             Verb::Run(run) => run.run(&self.load()?),
             Verb::Check(check) => check.run(&self.load()?),
+            Verb::Topics(topics) => topics.run(&self.load()?),
         }
     }
 }
