@@ -10,6 +10,7 @@ mod error;
 mod joined;
 mod listen;
 pub mod readiness;
+mod retention;
 mod role;
 mod running;
 pub mod secret;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 pub use engine::Engine;
@@ -50,6 +52,7 @@ pub struct Process {
     engine: Engine,
     topics: Arc<Topics>,
     drain: Duration,
+    retention: AbortOnDropHandle<()>,
 }
 
 impl Process {
@@ -91,7 +94,9 @@ impl Process {
         let running = starting.running;
         let admin = Admin::start(listeners.admin, readiness, Guard::new(token), Router::new())?;
         info!(address = %admin.address, "the admin port listens");
-        Ok(Self { running, admin, engine, topics, drain: config.process.drain.get() })
+        let retention = retention::run(engine.clone(), topics.clone(), config.log.clone());
+        let retention = AbortOnDropHandle::new(tokio::spawn(retention));
+        Ok(Self { running, admin, engine, topics, drain: config.process.drain.get(), retention })
     }
 
     /// Where the admin port listens.
@@ -125,7 +130,11 @@ impl Process {
     ///
     /// The first role's that failed on the way, else [`Error::DrainTimedOut`].
     pub async fn drain(self) -> Result<(), Error> {
-        self.running.drain(self.drain).await
+        let drained = self.running.drain(self.drain).await;
+        self.retention.abort();
+        // It ends with its abortion; until it has, it holds the log.
+        let _ = self.retention.await;
+        drained
     }
 }
 

@@ -82,6 +82,8 @@ impl Running {
                 }
             }
         }
+        // Those that were abandoned hold the log until they are really gone.
+        self.tasks.shutdown().await;
         match failure {
             Some(error) => Err(error),
             None if abandoned.is_empty() => Ok(()),
