@@ -2,7 +2,8 @@
 //!
 //! No case assumes that offsets are dense, that anything is visible before it was acknowledged,
 //! or that anything is fast: the memory engine runs the suite a second time with holes, delays
-//! and batches put together anew, the embedded one with every read going to its store. To add an engine, add a fixture and a line to `engines!`.
+//! and batches put together anew, the embedded one with every read going to its store. To add an engine,
+//! add a fixture and a line to `engines!`.
 
 #[path = "conformance/append.rs"]
 mod append;
