@@ -1,6 +1,7 @@
 //! Seriatim: work on an ordered stream in parallel, and hand the results on in exactly the order
 //! in which the messages arrived, whatever crashes.
 
+pub mod audit;
 pub mod cli;
 pub mod log;
 pub mod metrics;

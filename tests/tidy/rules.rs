@@ -19,7 +19,7 @@ const FILE_MAX: usize = 400;
 
 /// Below: what each module may use of the others. Dependencies point one way:
 /// process -> stages -> order, log -> record.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("record", &[]),
     ("metrics", &["record"]),
     ("log", &["record", "metrics"]),
@@ -27,6 +27,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("order", &["record"]),
     ("takeover", STAGE),
     ("observe", STAGE),
+    ("audit", &["record", "log", "topics"]),
     ("ingress", &["record", "metrics", "log", "topics", "order", "takeover", "observe"]),
     ("work", STAGE),
     ("resequence", STAGE),
@@ -63,6 +64,7 @@ const NOT_CLI: &[&str] = &[
     "order",
     "takeover",
     "observe",
+    "audit",
     "ingress",
     "work",
     "resequence",
