@@ -3,8 +3,10 @@
 
 pub mod audit;
 pub mod cli;
+pub mod ingress;
 pub mod log;
 pub mod metrics;
+pub mod observe;
 pub mod order;
 pub mod process;
 pub mod record;

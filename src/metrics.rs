@@ -298,10 +298,26 @@ pub fn pushes(destination: &str, outcome: Push) -> IntCounter {
     families().destination.pushes.with_label_values(&[destination, outcome.label()])
 }
 
-/// Messages accepted by this process: durable in the input.
+/// What the way into the lanes goes through in this process.
+#[derive(Clone, Debug)]
+pub struct Ingress {
+    /// Messages accepted: durable in the input.
+    pub accepted: IntCounter,
+    /// Appends that the log has not answered yet.
+    pub in_flight: IntGauge,
+    /// How long the log took to answer an append.
+    pub append_seconds: Histogram,
+}
+
+/// The handles of the ingress role.
 #[must_use]
-pub fn ingress_accepted() -> IntCounter {
-    families().ingress.accepted.clone()
+pub fn ingress() -> Ingress {
+    let f = &families().ingress;
+    Ingress {
+        accepted: f.accepted.clone(),
+        in_flight: f.in_flight.clone(),
+        append_seconds: f.append_seconds.clone(),
+    }
 }
 
 /// Messages refused by this process, by the `code` of the problem that was answered.

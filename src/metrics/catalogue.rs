@@ -147,6 +147,8 @@ impl Families {
 pub(super) struct Ingress {
     pub(super) accepted: IntCounter,
     pub(super) refused: IntCounterVec,
+    pub(super) in_flight: IntGauge,
+    pub(super) append_seconds: Histogram,
 }
 
 impl Ingress {
@@ -155,6 +157,13 @@ impl Ingress {
         Self {
             accepted: c.counter("seriatim_ingress_accepted_total", "Messages accepted: durable in the input."),
             refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
+            in_flight: c
+                .gauge("seriatim_ingress_appends_in_flight", "Appends to the input that the log has not answered yet."),
+            append_seconds: c.histogram(
+                "seriatim_ingress_append_seconds",
+                "How long the log took to answer an append to the input.",
+                &COMMIT_SECONDS,
+            ),
         }
     }
 }

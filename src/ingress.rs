@@ -1,0 +1,239 @@
+//! How messages come in over HTTP, and how their results are read back.
+//!
+//! [`Service`] is what the routes stand on: the log, the way into each lane, the idempotency keys
+//! that are known. [`Driver`] is the one future that moves messages into the log; a service does
+//! nothing without it. [`run`] puts both behind a socket, [`http::router`] serves tests without one.
+//!
+//! What is promised: a 202 is written only after the message is durable; messages of one
+//! connection and lane stand in the log in the order in which they were answered; memory for
+//! bodies and queues is bounded, and what does not fit is refused with `Retry-After`; a write
+//! whose outcome is not known is answered 504, never as failed. The cases of an idempotency key
+//! stand in `ingress/keys.rs`.
+
+mod accept;
+mod appender;
+mod auth;
+mod body;
+mod envelope;
+pub mod http;
+mod keys;
+mod lines;
+mod many;
+mod patient;
+mod present;
+mod problem;
+mod read;
+mod release;
+mod results;
+mod single;
+mod state;
+mod upload;
+mod waiters;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use auth::{Principal, Tokens, TokensError};
+pub use problem::{Code, Problem};
+
+use crate::log::Log;
+use crate::record::Partition;
+use crate::topics::Topics;
+use appender::Lane;
+use keys::Keys;
+use waiters::Waiters;
+
+/// The limits of the data port. The defaults suit a process of a few hundred MiB.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The longest body of a message, in bytes. 1 MiB.
+    pub max_body: usize,
+    /// Bytes of single bodies that are being received, over all connections. 64 MiB: what does
+    /// not fit is refused while it is read. At least one body, whatever is set.
+    pub body_memory: usize,
+    /// Bytes of messages that wait for the log, over all lanes. 64 MiB. At least one batch of
+    /// what a socket gives at once, whatever is set.
+    pub queue_memory: usize,
+    /// Requests, or pieces of uploads, that wait for the log, per lane. 8,192: at a commit a
+    /// millisecond they are gone in one.
+    pub queue_length: usize,
+    /// Connections at once; more wait to be accepted. 10,000.
+    pub max_connections: usize,
+    /// Until the head of a request is there, and until a new connection sends one. 10 s.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this. 75 s, above the 60 s at which
+    /// balancers usually give up, so that it is they who close.
+    pub idle_timeout: Duration,
+    /// Until a body is there, beside a second for every 16 KiB of it; in an upload between two
+    /// pieces. 30 s.
+    pub body_timeout: Duration,
+    /// A peer that reads nothing of an answer for this long is cut off. 30 s.
+    pub write_timeout: Duration,
+    /// How long the log may take to make a message durable before it counts as unknown. 30 s.
+    pub append_timeout: Duration,
+    /// The longest `wait` of a client. 60 s.
+    pub max_wait: Duration,
+    /// How often a silent event stream says that it lives. 15 s, half of what proxies allow.
+    pub heartbeat: Duration,
+    /// Idempotency keys remembered. 100,000, as many as a lane remembers downstream.
+    pub known_keys: usize,
+    /// Bytes that they may take. 64 MiB.
+    pub known_keys_memory: usize,
+    /// Who may send. `None`: everybody.
+    pub tokens: Option<Tokens>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            max_body: MIB,
+            body_memory: 64 * MIB,
+            queue_memory: 64 * MIB,
+            queue_length: 8_192,
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            append_timeout: Duration::from_secs(30),
+            max_wait: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(15),
+            known_keys: 100_000,
+            known_keys_memory: 64 * MIB,
+            tokens: None,
+        }
+    }
+}
+
+/// What the routes stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    log: Arc<dyn Log>,
+    topics: Arc<Topics>,
+    options: Options,
+    lanes: Vec<Lane>,
+    waiters: Vec<Waiters>,
+    keys: Keys,
+    bodies: Arc<Semaphore>,
+    next_lane: AtomicU32,
+    drain: CancellationToken,
+    /// Cancelled once the last request is answered.
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+/// Moves what the service takes into the log. Dropping it is a crash: what was being written has
+/// an unknown outcome. Not polling it is a freeze.
+pub struct Driver(BoxFuture<'static, ()>);
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
+impl Driver {
+    /// Works until every clone of its service is gone, or [`run`] has answered its last request,
+    /// and everything queued has its answer.
+    pub async fn run(self) {
+        self.0.await;
+    }
+}
+
+impl Service {
+    /// A service over a log whose topics exist, and what drives it. Once `drain` is cancelled,
+    /// event streams end and nobody is waited for any more.
+    #[must_use]
+    pub fn new(log: Arc<dyn Log>, topics: Arc<Topics>, options: Options, drain: CancellationToken) -> (Self, Driver) {
+        let room = Arc::new(Semaphore::new(options.queue_memory.max(2 * options.max_body + upload::MAX_PIECE)));
+        let bodies = Arc::new(Semaphore::new(options.body_memory.max(options.max_body)));
+        let (mut lanes, mut waiters, mut drivers) = (Vec::new(), Vec::new(), Vec::new());
+        let stop = CancellationToken::new();
+        for number in (0..topics.lanes).map(Partition) {
+            let to = topics.input.partition(number);
+            let room = Arc::clone(&room);
+            let (lane, appender) = appender::lane(Arc::clone(&log), to, options.queue_length, room, stop.clone());
+            lanes.push(lane);
+            let waiting = Waiters::new();
+            let ledger = waiting.clone().follow(Arc::clone(&log), topics.ledger.partition(number));
+            waiters.push(waiting);
+            drivers.push(drive(appender, ledger).boxed());
+        }
+        let keys = Keys::new(options.known_keys, options.known_keys_memory);
+        let next_lane = AtomicU32::new(0);
+        let inner = Inner { log, topics, options, lanes, waiters, keys, bodies, next_lane, drain, stop };
+        (Self(Arc::new(inner)), Driver(join_all(drivers).map(drop).boxed()))
+    }
+
+    fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    fn topics(&self) -> &Topics {
+        &self.0.topics
+    }
+
+    fn log(&self) -> &Arc<dyn Log> {
+        &self.0.log
+    }
+
+    fn lane(&self, lane: Partition) -> &Lane {
+        // Lanes come from a hash modulo their number, or from `next_lane`.
+        &self.0.lanes[lane.0 as usize % self.0.lanes.len()]
+    }
+
+    fn waiters(&self, lane: Partition) -> &Waiters {
+        &self.0.waiters[lane.0 as usize % self.0.waiters.len()]
+    }
+
+    fn drain(&self) -> &CancellationToken {
+        &self.0.drain
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    fn bodies(&self) -> &Arc<Semaphore> {
+        &self.0.bodies
+    }
+
+    /// The lane for the messages without a key of one more connection: each in turn.
+    fn next_lane(&self) -> Partition {
+        Partition(self.0.next_lane.fetch_add(1, Ordering::Relaxed) % self.0.topics.lanes)
+    }
+}
+
+/// Runs a lane's appender to its end, and beside it those who are woken by the ledger.
+async fn drive(appender: BoxFuture<'static, ()>, ledger: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = appender => {}
+        () = ledger => {}
+    }
+}
+
+/// Serves the data port until the service's drain is cancelled; then finishes the requests in
+/// flight and what they wrote. Dropping it ends everything at once.
+pub async fn run(listener: TcpListener, service: Service, driver: Driver) {
+    let drain = service.0.drain.clone();
+    let router = http::router(service.clone());
+    let stop = service.0.stop.clone();
+    let serve = accept::serve(listener, service, router, drain);
+    tokio::join!(serve.map(|()| stop.cancel()), driver.run());
+}

@@ -1,0 +1,168 @@
+//! The data port's own accept loop: connections, their limits, and their end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::http::Connection;
+use super::patient::Patient;
+use super::{Options, Service};
+
+/// The most that is buffered of one connection's head and of what follows it, and so the bound of
+/// all its headers together. Hyper answers 431 beyond.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Streams at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 250;
+
+/// How long to leave the listener alone after it failed, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves connections until `drain`; then takes no more, lets requests in flight finish and
+/// returns when the last connection has ended. Dropping it ends them at once.
+pub(super) async fn serve(listener: TcpListener, service: Service, router: Router, drain: CancellationToken) {
+    let places = Arc::new(Semaphore::new(service.options().max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            (stream, place) = accept(&listener, &places) => {
+                let connection = Connection { lane: service.next_lane() };
+                let options = service.options().clone();
+                connections.spawn(serve_connection(stream, place, connection, router.clone(), options, drain.clone()));
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// The next connection, once there is a place for it. Cancel-safe.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What a connection is doing, for its watch.
+#[derive(Debug)]
+struct Activity {
+    origin: Instant,
+    in_flight: AtomicUsize,
+    /// Milliseconds from the origin to the last end of a request.
+    last: AtomicU64,
+}
+
+/// A request in flight.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let elapsed = u64::try_from(self.0.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last.store(elapsed, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    connection: Connection,
+    router: Router,
+    options: Options,
+    drain: CancellationToken,
+) {
+    // Small answers must not wait for an acknowledgement of the one before; where it cannot be
+    // set they merely do.
+    let _ = stream.set_nodelay(true);
+    let activity =
+        Arc::new(Activity { origin: Instant::now(), in_flight: AtomicUsize::new(0), last: AtomicU64::new(0) });
+    let seen = Arc::clone(&activity);
+    let handler = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(connection);
+        let (router, busy) = (router.clone(), Busy::new(&seen));
+        async move {
+            let response = router.oneshot(request.map(axum::body::Body::new) as Request).await?;
+            // A streamed answer is in flight until its body has ended.
+            Ok::<_, std::convert::Infallible>(response.map(|body| super::patient::holding(body, busy)))
+        }
+    });
+    let builder = builder(&options);
+    let io = TokioIo::new(Patient::new(stream, options.write_timeout));
+    let mut serving = std::pin::pin!(builder.serve_connection(io, handler));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = serving.as_mut() => break,
+            () = drain.cancelled(), if !draining => {
+                draining = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = idle(&activity, &options) => break,
+        }
+    }
+    drop(place);
+}
+
+/// Waits until the connection has had no request for too long: hyper's own time-out for headers
+/// does not cover the first bytes of a connection, which tell the version.
+async fn idle(activity: &Activity, options: &Options) {
+    let mut deadline = activity.origin + options.header_timeout;
+    loop {
+        sleep_until(deadline).await;
+        let last = activity.last.load(Ordering::Relaxed);
+        let since = activity.origin + Duration::from_millis(last);
+        if activity.in_flight.load(Ordering::Relaxed) > 0 {
+            deadline = Instant::now() + options.idle_timeout;
+        } else if last > 0 && since + options.idle_timeout > Instant::now() {
+            deadline = since + options.idle_timeout;
+        } else {
+            return;
+        }
+    }
+}
+
+fn builder(options: &Options) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.header_timeout)
+        .max_buf_size(MAX_BUFFER)
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(options.idle_timeout)
+        .keep_alive_timeout(options.header_timeout)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_BUFFER).expect("it is small"));
+    builder
+}

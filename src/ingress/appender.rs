@@ -1,0 +1,233 @@
+//! The way into one lane: everything that goes there passes one queue and one appender, in order.
+//!
+//! The appender keeps a few appends in flight; what arrives meanwhile gathers into the next one,
+//! so that throughput does not hang on how long the log takes to make one durable. The queue is
+//! bounded in chunks and in bytes; the bytes stay counted until the log has answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::Claim;
+use crate::log::{Appending, Error, Log, Offsets, TopicPartition};
+use crate::metrics;
+use crate::record::{Batch, BatchBuilder, Source};
+
+/// Appends in flight per lane. Two would keep the log busy; four ride over its hiccups and still
+/// leave the bulk of what arrives to gather.
+const IN_FLIGHT: usize = 4;
+
+/// How many bytes of records go into one append: enough that its fixed cost vanishes, and below
+/// what any engine takes at once.
+const GATHER_BYTES: usize = 1024 * 1024;
+
+/// Records of one sender on their way into a lane.
+struct Chunk {
+    batch: Batch,
+    claim: Option<Claim>,
+    reply: oneshot::Sender<Result<Offsets, Error>>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Takes what is to be appended to one lane. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    queue: mpsc::Sender<Chunk>,
+    room: Arc<Semaphore>,
+}
+
+/// There is no room in the queue now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// The answer to come: durable with these offsets, or not. Dropping it changes nothing.
+#[derive(Debug)]
+pub(super) struct Pending(oneshot::Receiver<Result<Offsets, Error>>);
+
+impl Pending {
+    /// Waits for it; cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// The log's. [`Error::Unknown`] where the appender has ended before the log answered.
+    pub(super) async fn answer(&mut self) -> Result<Offsets, Error> {
+        let ended = |_| Err(Error::Unknown("the appender ended before the log answered".to_owned()));
+        (&mut self.0).await.unwrap_or_else(ended)
+    }
+}
+
+/// The two ends of the way into a lane: `capacity` chunks, and as many bytes as `room` has for
+/// all lanes together.
+pub(super) fn lane(
+    log: Arc<dyn Log>,
+    to: TopicPartition,
+    capacity: usize,
+    room: Arc<Semaphore>,
+    stop: CancellationToken,
+) -> (Lane, BoxFuture<'static, ()>) {
+    let (queue, chunks) = mpsc::channel(capacity);
+    (Lane { queue, room }, Appender::new(log, to).run(chunks, stop).boxed())
+}
+
+impl Lane {
+    /// Queues the batch at once, or not at all: then its claim is released.
+    pub(super) fn offer(&self, batch: Batch, claim: Option<Claim>) -> Result<Pending, Full> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(size(&batch));
+        let (Ok(room), Ok(place)) = (room, self.queue.try_reserve()) else {
+            claim.into_iter().for_each(Claim::release);
+            return Err(Full);
+        };
+        let (reply, pending) = oneshot::channel();
+        place.send(Chunk { batch, claim, reply, room });
+        Ok(Pending(pending))
+    }
+
+    /// Queues the batch as soon as there is room. Cancel-safe: dropped, it queued nothing.
+    pub(super) async fn send(&self, batch: Batch) -> Result<Pending, Full> {
+        let room = Arc::clone(&self.room).acquire_many_owned(size(&batch)).await.map_err(|_| Full)?;
+        let (reply, pending) = oneshot::channel();
+        let chunk = Chunk { batch, claim: None, reply, room };
+        self.queue.send(chunk).await.map_err(|_| Full)?;
+        Ok(Pending(pending))
+    }
+}
+
+/// What a batch takes of the room, in bytes.
+fn size(batch: &Batch) -> u32 {
+    u32::try_from(batch.frame().len()).unwrap_or(u32::MAX)
+}
+
+/// One append: several chunks, answered together.
+struct Gathered {
+    batch: Batch,
+    chunks: Vec<Chunk>,
+}
+
+struct Appender {
+    log: Arc<dyn Log>,
+    to: TopicPartition,
+    builder: BatchBuilder,
+    metrics: metrics::Ingress,
+}
+
+type Placed = (Vec<Chunk>, Instant, Result<Appending, Error>);
+
+impl Appender {
+    fn new(log: Arc<dyn Log>, to: TopicPartition) -> Self {
+        Self { log, to, builder: BatchBuilder::default(), metrics: metrics::ingress() }
+    }
+
+    /// Ends when nothing more can come, because of `stop` or because every [`Lane`] of this queue
+    /// is gone, and everything queued is answered.
+    async fn run(mut self, mut queue: mpsc::Receiver<Chunk>, stop: CancellationToken) {
+        let mut acks = FuturesUnordered::new();
+        let mut placing: Option<BoxFuture<'static, Placed>> = None;
+        let (mut open, mut closing) = (true, false);
+        while open || placing.is_some() || !acks.is_empty() {
+            let free = open && placing.is_none() && acks.len() < IN_FLIGHT;
+            tokio::select! {
+                biased;
+                Some((chunks, since, answer)) = acks.next() => self.answer(chunks, since, &answer),
+                (chunks, since, placed) = next(&mut placing) => {
+                    placing = None;
+                    match placed {
+                        Ok(ack) => acks.push(ack.map(move |answer| (chunks, since, answer))),
+                        Err(error) => self.answer(chunks, since, &Err(error)),
+                    }
+                }
+                () = stop.cancelled(), if !closing => {
+                    closing = true;
+                    queue.close();
+                }
+                chunk = queue.recv(), if free => match chunk {
+                    Some(first) => placing = Some(self.place(first, &mut queue)),
+                    None => open = false,
+                },
+            }
+        }
+    }
+
+    /// Begins the next append with `first` and what else waits.
+    fn place(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> BoxFuture<'static, Placed> {
+        let Gathered { batch, chunks } = self.gather(first, queue);
+        self.metrics.in_flight.inc();
+        let (log, to, since) = (Arc::clone(&self.log), self.to.clone(), Instant::now());
+        async move { (chunks, since, log.append(&to, batch).await) }.boxed()
+    }
+
+    fn gather(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Gathered {
+        let mut size = first.batch.frame().len();
+        let mut chunks = vec![first];
+        while size < GATHER_BYTES
+            && let Ok(chunk) = queue.try_recv()
+        {
+            size += chunk.batch.frame().len();
+            chunks.push(chunk);
+        }
+        if let [only] = chunks.as_slice() {
+            return Gathered { batch: only.batch.clone(), chunks };
+        }
+        for record in chunks.iter().flat_map(|chunk| &chunk.batch) {
+            self.builder.push(record.key, record.value, |h| h.put_all(record.headers));
+        }
+        Gathered { batch: self.builder.finish(), chunks }
+    }
+
+    fn answer(&self, chunks: Vec<Chunk>, since: Instant, answer: &Result<Offsets, Error>) {
+        self.metrics.in_flight.dec();
+        self.metrics.append_seconds.observe(since.elapsed().as_secs_f64());
+        let alone = chunks.len() == 1;
+        match answer {
+            Ok(offsets) => self.acknowledge(chunks, offsets),
+            // The log names no record, so one sender's fault must not become its neighbours'.
+            Err(Error::Rejected { reason, .. }) if !alone => {
+                let reason = format!("a message that was written together with this one was refused ({reason})");
+                refuse(chunks, &Error::Unavailable(reason));
+            }
+            Err(error) => refuse(chunks, error),
+        }
+    }
+
+    fn acknowledge(&self, chunks: Vec<Chunk>, offsets: &Offsets) {
+        let mut offsets: VecDeque<_> = offsets.iter().collect();
+        for Chunk { batch, claim, reply, room } in chunks {
+            let mut own = Offsets::default();
+            let count = batch.len().min(offsets.len());
+            let first = offsets.front().copied();
+            offsets.drain(..count).for_each(|offset| own.push(offset));
+            self.metrics.accepted.inc_by(count as u64);
+            if let (Some(claim), Some(offset)) = (claim, first) {
+                claim.done(Source { lane: self.to.partition, offset });
+            }
+            // Who has hung up does not need the answer.
+            let _ = reply.send(Ok(own));
+            drop(room);
+        }
+    }
+}
+
+fn refuse(chunks: Vec<Chunk>, error: &Error) {
+    for Chunk { claim, reply, .. } in chunks {
+        match error {
+            // Dropping the claim leaves its key unknown.
+            Error::Unknown(_) => drop(claim),
+            _ => claim.into_iter().for_each(Claim::release),
+        }
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+/// The future's output; waits for ever where there is none.
+async fn next<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,122 @@
+//! Reading a body within bounds of size, time and memory.
+
+use std::sync::Arc;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::Options;
+use super::problem::{Code, Problem};
+
+/// What a body may take beyond its fixed time: bytes a second, a slow mobile link.
+const SLOWEST: usize = 16 * 1024;
+
+/// How much of a body that is too large is read and dropped, so that the client comes to read the
+/// answer instead of a reset connection.
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// For how long.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A body held in memory, with the memory it takes.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Bytes,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body to its end.
+///
+/// # Errors
+///
+/// [`Code::BodyTooLarge`], [`Code::RequestTimeout`], [`Code::Overloaded`] where the memory for
+/// bodies is used up, [`Code::InvalidBody`] where it breaks off.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    options: &Options,
+    memory: &Arc<Semaphore>,
+) -> Result<Held, Problem> {
+    let mut stream = body.into_data_stream();
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > options.max_body as u64) {
+        if !headers.contains_key(header::EXPECT) {
+            linger(stream).await;
+        }
+        return Err(too_large(options));
+    }
+    let began = Instant::now();
+    let mut held: Option<OwnedSemaphorePermit> = None;
+    let mut whole = Gather::default();
+    loop {
+        let allowance = Duration::from_secs((whole.len() / SLOWEST) as u64);
+        let next = timeout_at(began + options.body_timeout + allowance, stream.next()).await;
+        let frame = match next {
+            Err(_) => return Err(Problem::new(Code::RequestTimeout, "the body came too slowly")),
+            Ok(None) => return Ok(Held { bytes: whole.finish(), _memory: held }),
+            Ok(Some(frame)) => {
+                frame.map_err(|e| Problem::new(Code::InvalidBody, format!("the body broke off: {e}")))?
+            }
+        };
+        if whole.len() + frame.len() > options.max_body {
+            linger(stream).await;
+            return Err(too_large(options));
+        }
+        let more = Arc::clone(memory)
+            .try_acquire_many_owned(u32::try_from(frame.len()).unwrap_or(u32::MAX))
+            .map_err(|_| Problem::new(Code::Overloaded, "too many bodies are being received; try again"))?;
+        match &mut held {
+            Some(held) => held.merge(more),
+            None => held = Some(more),
+        }
+        whole.push(frame);
+    }
+}
+
+/// The refusal of a body or a line that is too large.
+pub(super) fn too_large(options: &Options) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("a message may have {} bytes (ingress.max_body)", options.max_body))
+}
+
+/// Reads on and drops what it reads, for a while.
+async fn linger(mut stream: BodyDataStream) {
+    let until = Instant::now() + LINGER;
+    let mut seen = 0;
+    while seen < LINGER_BYTES
+        && let Ok(Some(Ok(frame))) = timeout_at(until, stream.next()).await
+    {
+        seen += frame.len();
+    }
+}
+
+/// Frames put together; a body of one frame is not copied.
+#[derive(Debug, Default)]
+struct Gather {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Gather {
+    fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = frame;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.rest.extend_from_slice(&frame);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}

@@ -1,0 +1,314 @@
+//! What the headers of a request say about its messages.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::auth::Principal;
+use super::problem::{Code, Problem};
+use crate::record::{BatchBuilder, Name, destinations, partition_of_key};
+use crate::topics::Topics;
+
+/// The longest idempotency key, in bytes.
+const MAX_KEY: usize = 255;
+
+/// The longest identity, in bytes: principal and key, percent-encoded.
+const MAX_ID: usize = 512;
+
+/// A client's idempotency key, and the identity that it makes together with who sent it.
+#[derive(Clone, Debug)]
+pub(super) struct Idempotency {
+    key: Vec<u8>,
+    /// `PRINCIPAL/KEY`, both percent-encoded.
+    pub(super) id: Arc<str>,
+}
+
+/// What every message of a request carries beside its body.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    key: Option<Vec<u8>>,
+    destinations: Option<String>,
+    traceparent: Option<Vec<u8>>,
+    /// CloudEvents attributes of the binary mode under their names in Kafka, `ce_*`.
+    event: Vec<(String, Vec<u8>)>,
+    /// The media type as it was sent.
+    pub(super) content_type: Option<Vec<u8>>,
+    /// The idempotency key, where there is one.
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+impl Envelope {
+    /// Reads and checks the headers.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidHeader`] and [`Code::UnsupportedMedia`], naming the header; an unknown
+    /// destination is named together with those that are known.
+    pub(super) fn read(headers: &HeaderMap, principal: &Principal, topics: &Topics) -> Result<Self, Problem> {
+        refuse_encoding(headers)?;
+        let idempotency = single(headers, "idempotency-key")?;
+        Ok(Self {
+            key: single(headers, "seriatim-key")?.map(key).transpose()?,
+            destinations: named_destinations(headers, topics)?,
+            traceparent: headers.get("traceparent").filter(|v| is_traceparent(v.as_bytes())).map(bytes),
+            event: event(headers)?,
+            content_type: single(headers, header::CONTENT_TYPE.as_str())?.map(bytes),
+            idempotency: idempotency.map(|value| Idempotency::read(value, principal)).transpose()?,
+        })
+    }
+
+    /// The lane of these messages, `None` where any lane of the connection's choice will do.
+    pub(super) fn lane(&self, lanes: u32) -> Option<u32> {
+        let key = self.key.as_ref().or(self.idempotency.as_ref().map(|idempotency| &idempotency.key))?;
+        Some(partition_of_key(key, lanes).0)
+    }
+
+    /// Adds a message with this body.
+    pub(super) fn push(&self, to: &mut BatchBuilder, body: &[u8], content_type: Option<&[u8]>) {
+        to.push(self.key.as_deref(), Some(body), |h| {
+            if let Some(content_type) = content_type {
+                h.put(Name::ContentType, content_type);
+            }
+            if let Some(destinations) = &self.destinations {
+                h.put(Name::Destination, destinations.as_bytes());
+            }
+            if let Some(idempotency) = &self.idempotency {
+                h.put(Name::Id, idempotency.id.as_bytes());
+            }
+            if let Some(traceparent) = &self.traceparent {
+                h.put(Name::TraceParent, traceparent);
+            }
+            for (name, value) in &self.event {
+                h.put_named(name.as_bytes(), value);
+            }
+        });
+    }
+
+    /// The media type without parameters, in lower case.
+    pub(super) fn essence(&self) -> Option<String> {
+        let text = std::str::from_utf8(self.content_type.as_ref()?).ok()?;
+        Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    }
+}
+
+impl Idempotency {
+    /// Takes a quoted structured-field string, or the bare characters that many clients send.
+    fn read(value: &HeaderValue, principal: &Principal) -> Result<Self, Problem> {
+        let invalid = |detail: &'static str| Problem::new(Code::InvalidHeader, detail);
+        let raw = value.as_bytes().trim_ascii();
+        if !raw.iter().all(|b| matches!(b, 0x20..=0x7e)) {
+            return Err(invalid("Idempotency-Key may hold printable ASCII only"));
+        }
+        let key = match raw.strip_prefix(b"\"") {
+            Some(quoted) => unquote(quoted).ok_or_else(|| {
+                invalid("Idempotency-Key begins with a quote, but is no string as structured fields have it")
+            })?,
+            None => raw.to_vec(),
+        };
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(invalid("Idempotency-Key has to have 1 to 255 characters"));
+        }
+        let mut id = String::new();
+        percent_encode(principal.as_str().as_bytes(), &mut id);
+        id.push('/');
+        percent_encode(&key, &mut id);
+        if id.len() > MAX_ID {
+            return Err(invalid("Idempotency-Key and principal, percent-encoded, may have 511 characters together"));
+        }
+        Ok(Self { key, id: id.into() })
+    }
+}
+
+/// The rest of a structured-field string after its opening quote (RFC 9651, 3.3.3).
+fn unquote(rest: &[u8]) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(rest.len());
+    let mut bytes = rest.iter();
+    loop {
+        match bytes.next()? {
+            b'"' => return bytes.next().is_none().then_some(key),
+            b'\\' => key.push(*bytes.next().filter(|b| matches!(b, b'"' | b'\\'))?),
+            byte => key.push(*byte),
+        }
+    }
+}
+
+/// Keeps the unreserved characters of RFC 3986 and writes all others as `%XX`.
+fn percent_encode(bytes: &[u8], to: &mut String) {
+    use std::fmt::Write as _;
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => to.push(char::from(*byte)),
+            _ => write!(to, "%{byte:02X}").expect("a String takes everything"),
+        }
+    }
+}
+
+fn percent_decode(bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        let pair = if *first == b'%' { after.split_first_chunk::<2>() } else { None };
+        let byte = pair.and_then(|(hex, _)| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        (rest, _) = match (byte, pair) {
+            (Some(byte), Some((_, after))) => (after, decoded.push(byte)),
+            _ => (after, decoded.push(*first)),
+        };
+    }
+    decoded
+}
+
+fn bytes(value: &HeaderValue) -> Vec<u8> {
+    value.as_bytes().to_vec()
+}
+
+/// A header that may be there once.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        _ => Err(Problem::new(Code::InvalidHeader, format!("{name} is there more than once"))),
+    }
+}
+
+fn key(value: &HeaderValue) -> Result<Vec<u8>, Problem> {
+    if value.is_empty() {
+        return Err(Problem::new(Code::InvalidHeader, "Seriatim-Key is empty: leave it out or give a key"));
+    }
+    Ok(bytes(value))
+}
+
+fn named_destinations(headers: &HeaderMap, topics: &Topics) -> Result<Option<String>, Problem> {
+    let mut names: Vec<&str> = Vec::new();
+    for value in headers.get_all("seriatim-destination") {
+        let text = value.to_str().unwrap_or("\u{fffd}");
+        for name in destinations(text) {
+            if !topics.destinations.contains_key(name) {
+                let detail = format!("Seriatim-Destination names {name:?}; {}", known(topics));
+                return Err(
+                    Problem::new(Code::UnknownDestination, detail).with_status(StatusCode::UNPROCESSABLE_ENTITY)
+                );
+            }
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Ok((!names.is_empty()).then(|| names.join(", ")))
+}
+
+/// The destinations there are, for the detail of a problem.
+pub(super) fn known(topics: &Topics) -> String {
+    let names: Vec<&str> = topics.destinations.keys().map(String::as_str).collect();
+    format!("the destinations are: {}", names.join(", "))
+}
+
+/// The attributes of an event in binary mode. HTTP has them percent-encoded, Kafka plain.
+fn event(headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Problem> {
+    let attribute = |(name, value): (&HeaderName, &HeaderValue)| {
+        let name = name.as_str().strip_prefix("ce-")?;
+        Some((format!("ce_{name}"), percent_decode(value.as_bytes())))
+    };
+    let attributes: Vec<_> = headers.iter().filter_map(attribute).collect();
+    if let Some((name, _)) = attributes.iter().find(|(_, value)| std::str::from_utf8(value).is_err()) {
+        return Err(Problem::new(Code::InvalidHeader, format!("{name} is not UTF-8")));
+    }
+    if !attributes.is_empty() {
+        for required in ["ce_specversion", "ce_id", "ce_source", "ce_type"] {
+            if !attributes.iter().any(|(name, value)| name == required && !value.is_empty()) {
+                let header = required.replace('_', "-");
+                return Err(Problem::new(Code::InvalidHeader, format!("a CloudEvent needs the header {header}")));
+            }
+        }
+    }
+    Ok(attributes)
+}
+
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(Problem::new(Code::UnsupportedMedia, "send the body without Content-Encoding"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `00-TRACE-SPAN-FLAGS` (W3C Trace Context); a broken one is dropped, as that document has it.
+fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    value.len() == 55
+        && [2, 35, 52].iter().all(|at| value[*at] == b'-')
+        && [0..2, 3..35, 36..52, 53..55].into_iter().all(|range| hex(&value[range]))
+        && &value[..2] != b"ff"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(headers: &[(&'static str, &str)]) -> Result<Envelope, String> {
+        let topics = Topics::derive("t", &["default", "billing"], 4, 1);
+        let headers = headers.iter().map(|(name, value)| {
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("it is a header value");
+            (HeaderName::from_static(name), value)
+        });
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value);
+        }
+        let principal = Principal("al/ice".into());
+        Envelope::read(&map, &principal, &topics).map_err(|p| serde_json::to_string(&p).expect("it serializes"))
+    }
+
+    #[test]
+    fn identities_join_principal_and_key_so_that_none_can_be_another() {
+        fn id(value: &str) -> Result<Arc<str>, String> {
+            envelope(&[("idempotency-key", value)]).map(|e| e.idempotency.expect("it is there").id)
+        }
+        assert_eq!(id("abc").as_deref(), Ok("al%2Fice/abc"));
+        assert_eq!(id("\"abc\"").as_deref(), Ok("al%2Fice/abc"));
+        assert_eq!(id(r#""a\"\\ /%""#).as_deref(), Ok("al%2Fice/a%22%5C%20%2F%25"));
+        for bad in ["", "\"\"", "\"a", "\"a\"b", r#""a\b""#, "\u{e9}", &"x".repeat(256)] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+        assert!(id(&"x".repeat(255)).is_ok());
+        assert!(id(&" x".repeat(100)).is_ok());
+        assert!(id(&"/".repeat(170)).unwrap_err().contains("511"));
+        assert!(envelope(&[("idempotency-key", "a"), ("idempotency-key", "b")]).is_err());
+    }
+
+    #[test]
+    fn the_lane_follows_the_key_then_the_idempotency_key() {
+        let lane = |headers: &[_]| envelope(headers).expect("it is valid").lane(4);
+        assert_eq!(lane(&[]), None);
+        let by_key = Some(partition_of_key(b"k", 4).0);
+        assert_eq!(lane(&[("seriatim-key", "k"), ("idempotency-key", "other")]), by_key);
+        assert_eq!(lane(&[("idempotency-key", "\"k\"")]), by_key);
+    }
+
+    #[test]
+    fn an_unknown_destination_is_named_with_the_known_ones() {
+        let fine = envelope(&[("seriatim-destination", "billing, default"), ("seriatim-destination", "billing")]);
+        assert_eq!(fine.expect("both are known").destinations.as_deref(), Some("billing, default"));
+        let problem = envelope(&[("seriatim-destination", "billing, nowhere")]).unwrap_err();
+        assert!(problem.contains("nowhere") && problem.contains("billing, default"), "{problem}");
+    }
+
+    #[test]
+    fn cloud_events_become_kafka_headers() {
+        let required = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+        let event = envelope(&[&required[..], &[("ce-subject", "100%25 %C3%A9 %zz")]].concat()).expect("it is valid");
+        assert!(event.event.contains(&("ce_subject".to_owned(), "100% é %zz".into())));
+        assert!(envelope(&required[..3]).unwrap_err().contains("ce-type"));
+        assert!(envelope(&[&required[..], &[("ce-x", "%ff")]].concat()).unwrap_err().contains("ce_x"));
+    }
+
+    #[test]
+    fn broken_trace_context_is_dropped_and_encodings_are_refused() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(envelope(&[("traceparent", good)]).expect("it is valid").traceparent.is_some());
+        for bad in ["", "00-4bf9", &good.to_ascii_uppercase(), &good.replace('-', "_")] {
+            assert!(envelope(&[("traceparent", bad)]).expect("it is ignored").traceparent.is_none(), "{bad}");
+        }
+        assert!(envelope(&[("content-encoding", "gzip")]).unwrap_err().contains("unsupported-media"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Answers requests with many messages: an NDJSON upload, or a batch of CloudEvents.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures::stream;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::envelope::Envelope;
+use super::problem::{Code, Problem};
+use super::results::{Form, Results};
+use super::upload::Upload;
+use super::{Service, body, single};
+use crate::record::{BatchBuilder, Partition};
+
+/// What opens and closes an answer in this form.
+const fn frame(form: Form) -> (&'static str, &'static str) {
+    match form {
+        Form::Object => (r#"{"results":["#, "]}"),
+        Form::Lines => ("", ""),
+    }
+}
+
+/// An NDJSON upload. With `Accept: application/x-ndjson` the answer has one entry a line, and
+/// begins while the upload goes on; it is for clients that read while they write.
+pub(super) async fn ndjson(
+    service: Service,
+    envelope: Envelope,
+    lane: Partition,
+    headers: &HeaderMap,
+    body: Body,
+) -> Response {
+    let accept = headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
+    let form = if accept == Some(b"application/x-ndjson") { Form::Lines } else { Form::Object };
+    let mut upload = Upload::new(service, envelope, lane, body.into_data_stream());
+    while form == Form::Object && !upload.must_answer() && upload.step().await {}
+    let opening = stream::iter([Bytes::from_static(frame(form).0.as_bytes())]);
+    let entries = stream::unfold(upload, move |mut upload| async move {
+        loop {
+            match upload.results.block(form) {
+                Some(block) => return Some((block, upload)),
+                None if upload.step().await => {}
+                None => return None,
+            }
+        }
+    });
+    let closing = stream::iter([Bytes::from_static(frame(form).1.as_bytes())]);
+    let all = futures::StreamExt::chain(futures::StreamExt::chain(opening, entries), closing);
+    let all = futures::StreamExt::map(all, Ok::<_, std::convert::Infallible>);
+    multi_status(form, Body::from_stream(all))
+}
+
+/// A JSON array of CloudEvents in structured mode; each becomes a message of its own.
+///
+/// # Errors
+///
+/// Those of [`body::read`], and [`Code::InvalidBody`] where it is no array.
+pub(super) async fn events(
+    service: &Service,
+    mut envelope: Envelope,
+    lane: Partition,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    envelope.content_type = Some(b"application/cloudevents+json".to_vec());
+    let held = body::read(headers, body, service.options(), service.bodies()).await?;
+    let events: Vec<&RawValue> = serde_json::from_slice(&held.bytes)
+        .map_err(|e| Problem::new(Code::InvalidBody, format!("the body is no JSON array of CloudEvents: {e}")))?;
+    let mut builder = BatchBuilder::default();
+    let mut lines = Vec::with_capacity(events.len());
+    for event in events {
+        let is_object = event.get().starts_with('{');
+        if is_object {
+            envelope.push(&mut builder, event.get().as_bytes(), envelope.content_type.as_deref());
+        }
+        let problem = || Problem::new(Code::InvalidBody, "it is no JSON object, so it is no CloudEvent");
+        lines.push((1, (!is_object).then(problem)));
+    }
+    let answer = if builder.is_empty() {
+        Ok(crate::log::Offsets::default())
+    } else {
+        let mut pending = service.lane(lane).offer(builder.finish(), None).map_err(|_| single::overloaded())?;
+        let answer = timeout(service.options().append_timeout, pending.answer()).await;
+        answer.map_err(|_| single::timed_out()).and_then(|answer| answer.map_err(Problem::from))
+    };
+    if let Err(problem) = &answer {
+        lines.iter_mut().filter(|(_, refused)| refused.is_none()).for_each(|line| line.1 = Some(problem.clone()));
+    }
+    let mut results = Results::new(lane);
+    results.extend(lines, &answer.unwrap_or_default());
+    let mut text = bytes::BytesMut::from(frame(Form::Object).0);
+    while let Some(block) = results.block(Form::Object) {
+        text.extend_from_slice(&block);
+    }
+    text.extend_from_slice(frame(Form::Object).1.as_bytes());
+    Ok(multi_status(Form::Object, Body::from(text.freeze())))
+}
+
+fn multi_status(form: Form, body: Body) -> Response {
+    let media = match form {
+        Form::Object => "application/json",
+        Form::Lines => "application/x-ndjson",
+    };
+    (StatusCode::MULTI_STATUS, [(header::CONTENT_TYPE, media)], body).into_response()
+}

@@ -1,0 +1,188 @@
+//! `GET /v1/outputs/{destination}`: the ordered outputs, up to now or followed as they come.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use serde::Deserialize;
+use tokio::time::{Duration, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Service;
+use super::envelope::known;
+use super::present::Output;
+use super::problem::{Code, Problem};
+use crate::log::{Error, Fetched, Reader, TopicPartition, Visibility};
+use crate::observe::PATIENCE;
+use crate::observe::outputs::{Position, position};
+use crate::record::{Offset, OutputHeaders, Partition, Sequence, decimal};
+
+/// Bytes of records read, and turned into one piece of the answer, at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// The query of the route.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutputsQuery {
+    lane: Option<u32>,
+    from: Option<u64>,
+}
+
+/// Answers with the outputs from a sequence number on: without `from`, or from 0, from the first
+/// that is left; from another number that retention has removed, a problem that says so.
+///
+/// # Errors
+///
+/// [`Code::UnknownDestination`], [`Code::NotFound`] for a lane that does not exist,
+/// [`Code::InvalidQuery`], [`Code::Removed`], and what the log answers.
+pub(super) async fn outputs(
+    service: &Service,
+    destination: &str,
+    query: &OutputsQuery,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let topic = service.topics().destinations.get(destination).ok_or_else(|| {
+        Problem::new(Code::UnknownDestination, format!("{destination:?} is none; {}", known(service.topics())))
+    })?;
+    let follow = wants_events(headers);
+    let resume = if follow { last_event(headers)? } else { None };
+    let lane = lane(service, query.lane.or(resume.and_then(|(lane, _)| lane)))?;
+    let from = resume.map(|(_, sequence)| sequence + 1).or(query.from);
+    let of = topic.partition(lane);
+    let at = match position(&**service.log(), &of, Sequence(from.unwrap_or(0))).await? {
+        Position::At(at) => at,
+        Position::Removed(_) if from.unwrap_or(0) == 0 => service.log().bounds(&of).await?.start,
+        Position::Removed(Sequence(first)) => {
+            let detail = format!("retention has removed what came before sequence {first}; ask from={first} on");
+            return Err(Problem::new(Code::Removed, detail).with("first", first));
+        }
+    };
+    let end = service.log().bounds(&of).await?.stable_end;
+    let reader = service.log().read(&of, at, Visibility::Durable, READ_BYTES).await?;
+    let outputs = Outputs { reader, of, from: from.unwrap_or(0), end: (!follow).then_some(end) };
+    Ok(if follow {
+        events(outputs, service.options().heartbeat, service.drain().clone())
+    } else {
+        let lines = stream::try_unfold(outputs, |mut outputs| async move {
+            Ok::<_, Error>(outputs.next().await?.map(|lines| (lines, outputs)))
+        });
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    })
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|media| media.split(';').next().is_some_and(|m| m.trim() == "text/event-stream"))
+}
+
+/// Lane and sequence number of the last event that the client has seen: `LANE:SEQUENCE`.
+fn last_event(headers: &HeaderMap) -> Result<Option<(Option<u32>, u64)>, Problem> {
+    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(|text| match text.split_once(':') {
+        Some((lane, sequence)) => Some((Some(decimal(lane)?), decimal(sequence)?)),
+        None => Some((None, decimal(text)?)),
+    });
+    parsed
+        .filter(|(_, sequence)| *sequence < u64::MAX)
+        .map(Some)
+        .ok_or_else(|| Problem::new(Code::InvalidHeader, "Last-Event-ID is not LANE:SEQUENCE, as the events have it"))
+}
+
+fn lane(service: &Service, asked: Option<u32>) -> Result<Partition, Problem> {
+    match (asked, service.topics().lanes) {
+        (None, 1) => Ok(Partition(0)),
+        (None, lanes) => {
+            let detail = format!("say which lane: there are {lanes}, each with its own order, from lane=0 on");
+            Err(Problem::new(Code::InvalidQuery, detail))
+        }
+        (Some(lane), lanes) if lane < lanes => Ok(Partition(lane)),
+        (Some(lane), lanes) => {
+            Err(Problem::new(Code::NotFound, format!("there is no lane {lane}; the last one is {}", lanes - 1)))
+        }
+    }
+}
+
+/// Outputs being read.
+struct Outputs {
+    reader: Box<dyn Reader>,
+    of: TopicPartition,
+    from: u64,
+    /// Where to stop; `None` follows.
+    end: Option<Offset>,
+}
+
+impl Outputs {
+    /// The next lines, `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        while self.end.is_some_and(|end| self.reader.position() < end) {
+            let fetched = timeout(PATIENCE, self.reader.next()).await;
+            let fetched = fetched.map_err(|_| Error::Unavailable(format!("{} cannot be read", self.of)))??;
+            let mut lines = BytesMut::new();
+            self.each(&fetched, |_, json| {
+                lines.extend_from_slice(json);
+                lines.extend_from_slice(b"\n");
+            });
+            if !lines.is_empty() {
+                return Ok(Some(lines.freeze()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the next events.
+    async fn follow(&mut self) -> Result<Bytes, Error> {
+        let mut events = BytesMut::new();
+        while events.is_empty() {
+            let fetched = self.reader.next().await?;
+            let lane = self.of.partition;
+            self.each(&fetched, |sequence, json| {
+                events.extend_from_slice(format!("id: {lane}:{sequence}\ndata: ").as_bytes());
+                events.extend_from_slice(json);
+                events.extend_from_slice(b"\n\n");
+            });
+        }
+        Ok(events.freeze())
+    }
+
+    /// Hands out each output as JSON. Records without provenance are no outputs of this pipeline.
+    fn each(&self, fetched: &Fetched, mut out: impl FnMut(u64, &[u8])) {
+        for record in fetched.batches.iter().flatten() {
+            if self.end.is_some_and(|end| record.offset >= end) {
+                break;
+            }
+            let headers = OutputHeaders::decode(record.headers).filter(|headers| headers.sequence.0 >= self.from);
+            let Some(headers) = headers else { continue };
+            let output = Output { destination: None, place: Some((self.of.partition, headers)), record };
+            let json = serde_json::to_vec(&output).expect("plain data always serializes");
+            out(headers.sequence.0, &json);
+        }
+    }
+}
+
+/// An event stream that lives until the client leaves, the log fails or the process drains; the
+/// client then comes again with the last id it has seen.
+fn events(outputs: Outputs, heartbeat: Duration, drain: CancellationToken) -> Response {
+    let opening = Some(Bytes::from_static(b": seriatim\n\n"));
+    let events = stream::try_unfold((outputs, drain, opening), move |(mut outputs, drain, opening)| async move {
+        let event = match opening {
+            Some(opening) => opening,
+            None => tokio::select! {
+                biased;
+                () = drain.cancelled() => return Ok(None),
+                event = timeout(heartbeat, outputs.follow()) => match event {
+                    Ok(event) => event?,
+                    Err(_) => Bytes::from_static(b":\n\n"),
+                },
+            },
+        };
+        Ok::<_, Error>(Some((event, (outputs, drain, None))))
+    });
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that buffer would hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
