@@ -313,11 +313,7 @@ pub struct Ingress {
 #[must_use]
 pub fn ingress() -> Ingress {
     let f = &families().ingress;
-    Ingress {
-        accepted: f.accepted.clone(),
-        in_flight: f.in_flight.clone(),
-        append_seconds: f.append_seconds.clone(),
-    }
+    Ingress { accepted: f.accepted.clone(), in_flight: f.in_flight.clone(), append_seconds: f.append_seconds.clone() }
 }
 
 /// Messages refused by this process, by the `code` of the problem that was answered.
