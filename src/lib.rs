@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod cli;
 pub mod ingress;
+pub mod deliver;
 pub mod log;
 pub mod metrics;
 pub mod observe;

@@ -11,6 +11,7 @@ pub mod control;
 pub mod cursor;
 mod headers;
 pub mod ledger;
+pub mod push;
 
 use std::fmt;
 

@@ -1,0 +1,351 @@
+//! One partition of one destination's topic: which of its items may go, and how far it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::{Options, Progress};
+use crate::log::{Reader, TopicPartition};
+use crate::metrics;
+use crate::order::{Admission, Group, Lane, Part, Released, Resume, Violated, Window};
+use crate::record::push::{HALTED_KEPT, PushPosition, REASON_KEPT};
+use crate::record::{Batch, BatchBuilder, Offset, OutputHeaders, RecordRef, Sequence, Timestamp};
+
+/// The sequence group of records without provenance.
+const STRANGERS: Group = Group(u64::MAX);
+
+/// An item that was read and is not done.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) sequence: Option<Sequence>,
+    pub(super) timestamp: Timestamp,
+    /// Attempts made by this owner.
+    pub(super) attempts: u32,
+    /// An operator passes it over.
+    pub(super) skip: bool,
+    /// The record alone, with everything it has; not held when memory is short.
+    pub(super) record: Option<Batch>,
+}
+
+/// See the module's documentation.
+pub(super) struct Feed {
+    /// The index of its destination.
+    pub(super) target: usize,
+    pub(super) at: TopicPartition,
+    /// Distinguishes the lives before and after an accepted loss: outcomes of a former one are void.
+    pub(super) life: u32,
+    /// At rest, while nobody reads with it.
+    pub(super) reader: Option<Box<dyn Reader>>,
+    pub(super) reading: bool,
+    /// Pushes and loads of its items under way.
+    pub(super) under_way: usize,
+    /// Why nothing is pushed from here.
+    pub(super) lost: Option<String>,
+    /// Refused items that hold their groups, those of a former owner included.
+    pub(super) halted: BTreeMap<Offset, String>,
+    lane: Lane<Entry>,
+    gate: Gate,
+    /// Taken parts to be tried at a time; the number tells equal times apart.
+    delayed: BTreeMap<(Instant, u64), Part>,
+    ticket: u64,
+    held_bytes: usize,
+    memory: usize,
+    /// One above the highest sequence number read.
+    next_sequence: Option<Sequence>,
+    done_below: Option<Sequence>,
+    /// What `done_below` will be, and the position, once the commit under way is durable.
+    proposed: Option<Sequence>,
+    pub(super) committed: Offset,
+    pub(super) metrics: metrics::Destination,
+}
+
+/// Holds a group's next item back until its last one's acknowledgement is committed.
+#[derive(Debug, Default)]
+struct Gate {
+    open: bool,
+    /// Groups with an acknowledgement that is in no commit yet, and in the one under way.
+    gathering: BTreeSet<Group>,
+    committing: BTreeSet<Group>,
+    waiting: Vec<Part>,
+}
+
+impl Gate {
+    fn is_empty(&self) -> bool {
+        self.gathering.is_empty() && self.committing.is_empty() && self.waiting.is_empty()
+    }
+
+    fn is_shut(&self, group: Group) -> bool {
+        !self.open && (self.gathering.contains(&group) || self.committing.contains(&group))
+    }
+}
+
+impl Feed {
+    pub(super) fn new(
+        target: usize,
+        at: TopicPartition,
+        position: PushPosition,
+        options: &Options,
+        metrics: metrics::Destination,
+    ) -> Self {
+        let frontier = Offset(position.position);
+        let (released, lost) = match Released::from_runs(position.done, Vec::new()) {
+            Ok(released) => (released, position.lost),
+            Err(error) => (Released::default(), Some(format!("the cursor is damaged: {error}"))),
+        };
+        Self {
+            target,
+            at,
+            life: 0,
+            reader: None,
+            reading: false,
+            under_way: 0,
+            lost,
+            halted: position.halted.into_iter().map(|(offset, reason)| (Offset(offset), reason)).collect(),
+            lane: Lane::new(Window { records: options.window }, Resume { frontier, released, limit: Offset::ZERO }),
+            gate: Gate { open: options.progress == Progress::Batch, ..Gate::default() },
+            delayed: BTreeMap::new(),
+            ticket: 0,
+            held_bytes: 0,
+            memory: options.memory,
+            next_sequence: None,
+            done_below: None,
+            proposed: None,
+            committed: frontier,
+            metrics,
+        }
+    }
+
+    /// Takes in what was read.
+    pub(super) fn admit(&mut self, batches: &[Batch], next: Offset) {
+        for record in batches.iter().flatten() {
+            if let Err(violated) = self.admit_one(record) {
+                return self.broken(&violated);
+            }
+        }
+        self.lane.pass_to(next);
+    }
+
+    fn admit_one(&mut self, record: RecordRef<'_>) -> Result<(), Violated> {
+        let provenance = OutputHeaders::decode(record.headers);
+        let sequence = provenance.map(|from| from.sequence);
+        if let Some(sequence) = sequence {
+            // The first record read stands at the position, and all below that is done.
+            self.done_below.get_or_insert(sequence);
+            self.next_sequence = self.next_sequence.max(Some(sequence.next()));
+        }
+        let group = provenance.map_or(STRANGERS, |from| Group(from.group));
+        let entry = Entry { sequence, timestamp: record.timestamp, attempts: 0, skip: false, record: None };
+        if self.lane.admit(record.offset, &[group], entry)? == Admission::Released {
+            return Ok(());
+        }
+        self.keep(record);
+        // An item is its own result: it is ready as soon as its turn comes.
+        let _ = self.lane.resolve(record.offset);
+        Ok(())
+    }
+
+    /// The next item that may be tried now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Part> {
+        if self.lost.is_some() {
+            return None;
+        }
+        if let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            return Some(first.remove());
+        }
+        while let Some(part) = self.lane.next_ready() {
+            if self.gate.is_shut(part.group) {
+                self.gate.waiting.push(part);
+            } else if self.halted.contains_key(&part.offset) {
+                self.park(part);
+            } else {
+                return Some(part);
+            }
+        }
+        None
+    }
+
+    /// When the first of the delayed items is to be tried.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.delayed.first_key_value().filter(|_| self.lost.is_none()).map(|((at, _), _)| *at)
+    }
+
+    /// A taken item is to be tried at `at`.
+    pub(super) fn delay(&mut self, part: Part, at: Instant) {
+        self.ticket += 1;
+        self.delayed.insert((at, self.ticket), part);
+    }
+
+    /// The receiver is back: whatever waits for it waits no longer.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        for ((_, ticket), part) in std::mem::take(&mut self.delayed) {
+            self.delayed.insert((now, ticket), part);
+        }
+    }
+
+    /// A taken item is done for good: acknowledged, dead-lettered or skipped.
+    pub(super) fn finish(&mut self, part: Part) {
+        match self.lane.release(part) {
+            Ok(entry) => {
+                self.held_bytes -= entry.and_then(|entry| entry.record).map_or(0, |record| record.frame().len());
+                self.gate.gathering.insert(part.group);
+            }
+            Err(violated) => self.broken(&violated),
+        }
+    }
+
+    /// A taken item is refused and holds its group.
+    pub(super) fn halt(&mut self, part: Part, mut reason: String) {
+        reason.truncate(reason.floor_char_boundary(REASON_KEPT));
+        self.halted.insert(part.offset, reason);
+        self.park(part);
+    }
+
+    fn park(&mut self, part: Part) {
+        if let Err(violated) = self.lane.park(part) {
+            self.broken(&violated);
+        }
+    }
+
+    /// Whether an operator's word on this item has to wait until the item is read again.
+    pub(super) fn is_unread(&self, offset: Offset) -> bool {
+        self.halted.contains_key(&offset) && offset >= self.lane.read_to()
+    }
+
+    /// Ends a halt: the item is tried again, or passed over.
+    pub(super) fn resume(&mut self, offset: Offset, skip: bool) {
+        if self.halted.remove(&offset).is_some() {
+            if let Some(entry) = self.lane.entry_mut(offset) {
+                entry.skip = skip;
+                entry.attempts = 0;
+            }
+            self.lane.unpark(offset);
+        }
+    }
+
+    pub(super) fn entry(&mut self, part: Part) -> Option<&mut Entry> {
+        self.lane.entry_mut(part.offset)
+    }
+
+    /// Holds an item's record in memory.
+    fn keep(&mut self, record: RecordRef<'_>) {
+        if let Some(entry) = self.lane.entry_mut(record.offset).filter(|entry| entry.record.is_none()) {
+            let record = alone(record);
+            self.held_bytes += record.frame().len();
+            entry.record = Some(record);
+        }
+    }
+
+    /// Holds a record that is wanted now, and as many behind it as memory allows.
+    pub(super) fn keep_from(&mut self, wanted: Offset, batches: &[Batch]) {
+        for record in batches.iter().flatten().filter(|record| record.offset >= wanted) {
+            if record.offset == wanted || self.held_bytes < self.memory {
+                self.keep(record);
+            }
+        }
+    }
+
+    /// Whether to read on.
+    pub(super) fn wants_more(&self) -> bool {
+        !self.reading && self.lost.is_none() && self.lane.room() > 0 && self.held_bytes < self.memory
+    }
+
+    /// Whether memory is full and nothing of it is about to leave: all waits behind items that are
+    /// halted or to be tried later.
+    pub(super) fn is_stuck(&self) -> bool {
+        let moving = self.under_way > 0 || !self.gate.is_empty();
+        self.held_bytes >= self.memory && !moving
+    }
+
+    /// Forgets the records of the items that come last, so that reading may go on where nothing
+    /// that is held can leave. Amortised: it frees at least half of what was held.
+    pub(super) fn shed(&mut self) {
+        for (_, _, entry) in self.lane.iter_mut().rev() {
+            if self.held_bytes <= self.memory / 2 {
+                break;
+            }
+            self.held_bytes -= entry.record.take().map_or(0, |record| record.frame().len());
+        }
+    }
+
+    pub(super) const fn read_to(&self) -> Offset {
+        self.lane.read_to()
+    }
+
+    pub(super) fn frontier(&self) -> Offset {
+        self.lane.frontier()
+    }
+
+    pub(super) const fn done_below(&self) -> Option<Sequence> {
+        self.done_below
+    }
+
+    /// The durable form of how far this is. What is acknowledged from here on is for the next commit.
+    pub(super) fn begin_commit(&mut self) -> PushPosition {
+        let frontier = self.lane.frontier();
+        self.halted = self.halted.split_off(&frontier);
+        self.gate.committing = std::mem::take(&mut self.gate.gathering);
+        let below = self.lane.blocking().map_or(self.next_sequence, |(_, entry)| entry.sequence);
+        self.proposed = self.done_below.max(below);
+        self.committed = frontier;
+        PushPosition {
+            position: frontier.0,
+            done: self.lane.released().runs().to_vec(),
+            halted: self.halted.iter().take(HALTED_KEPT).map(|(at, reason)| (at.0, reason.clone())).collect(),
+            lost: self.lost.clone(),
+        }
+    }
+
+    /// The commit is durable: groups that waited for it go on.
+    pub(super) fn end_commit(&mut self, now: Instant) {
+        self.gate.committing.clear();
+        self.done_below = self.done_below.max(self.proposed);
+        for part in std::mem::take(&mut self.gate.waiting) {
+            if self.gate.is_shut(part.group) {
+                self.gate.waiting.push(part);
+            } else {
+                self.delay(part, now);
+            }
+        }
+    }
+
+    /// Starts a new life at `position`, after a loss was accepted.
+    pub(super) fn restart(&mut self, position: Offset, options: &Options) {
+        let position = PushPosition { position: position.0, ..PushPosition::default() };
+        let life = self.life + 1;
+        *self = Self { life, ..Self::new(self.target, self.at.clone(), position, options, self.metrics.clone()) };
+    }
+
+    /// Stands still until an operator accepts.
+    pub(super) fn lose(&mut self, mut reason: String) {
+        tracing::error!(at = %self.at, reason, "halted: nothing is pushed from here");
+        reason.truncate(reason.floor_char_boundary(REASON_KEPT));
+        self.lost = Some(reason);
+    }
+
+    fn broken(&mut self, violated: &Violated) {
+        metrics::invariant_violations(violated.invariant.id()).inc();
+        self.lose(violated.to_string());
+    }
+
+    /// Moves the gauges. `end` is where the topic ends now.
+    pub(super) fn show(&self, end: Offset, now: Timestamp) {
+        let lag = end.0.saturating_sub(self.lane.frontier().0);
+        self.metrics.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        let oldest = self.lane.blocking().map_or(Duration::ZERO, |(_, entry)| now.since(entry.timestamp));
+        self.metrics.oldest_seconds.set(oldest.as_secs_f64());
+    }
+
+    pub(super) fn show_halted(&self) {
+        let halted = self.halted.len() + usize::from(self.lost.is_some());
+        self.metrics.halted.set(i64::try_from(halted).unwrap_or(i64::MAX));
+    }
+}
+
+/// A record by itself, copied: it does not keep the batch alive that it came in.
+fn alone(record: RecordRef<'_>) -> Batch {
+    let mut builder = BatchBuilder::default();
+    let at = (record.offset, record.timestamp);
+    builder.push_at(at, at, record.key, record.value, |h| h.put_all(record.headers));
+    builder.finish_at(record.offset, record.timestamp)
+}

@@ -1,0 +1,150 @@
+//! What takes time, as futures that own all they need.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{Answer, Failure, FailureKind, Push, Sender};
+use crate::log::{self, Append, Bounds, Fetched, Log, Reader, TopicPartition, Visibility, Writer};
+use crate::order::Part;
+use crate::record::{Batch, Offset};
+
+/// How much of a partition is read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// The pause after a read that failed and may pass.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// A task that has ended, and with what.
+pub(super) enum Done {
+    Sent(Sent),
+    Loaded(Loaded),
+    Read(Read),
+    Control(Fetch),
+    Accepted { feed: usize, bounds: Result<Bounds, log::Error> },
+    Measured(Vec<Result<Bounds, log::Error>>),
+    Committed(Committed),
+}
+
+/// Which item of which life of which feed.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    pub(super) feed: usize,
+    pub(super) life: u32,
+    pub(super) part: Part,
+}
+
+pub(super) struct Sent {
+    pub(super) item: Item,
+    pub(super) record: Batch,
+    pub(super) outcome: Result<Answer, Failure>,
+}
+
+pub(super) struct Loaded {
+    pub(super) item: Item,
+    /// The wanted record and those behind it.
+    pub(super) batches: Result<Vec<Batch>, log::Error>,
+}
+
+/// A reader to go on with, if it is still good, and what it found.
+pub(super) struct Fetch {
+    pub(super) reader: Option<Box<dyn Reader>>,
+    pub(super) fetched: Result<Fetched, log::Error>,
+}
+
+pub(super) struct Read {
+    pub(super) feed: usize,
+    pub(super) life: u32,
+    pub(super) fetch: Fetch,
+}
+
+pub(super) struct Committed {
+    pub(super) writer: Box<dyn Writer>,
+    pub(super) begun: Instant,
+    pub(super) result: Result<(), log::Error>,
+}
+
+/// One attempt, bounded in time whatever the sender does.
+pub(super) async fn send(item: Item, sender: Arc<dyn Sender>, timeout: Duration, push: Push) -> Done {
+    let record = push.record.clone();
+    let detail = || format!("no answer within {timeout:?}");
+    let timed_out = |_| Err(Failure { kind: FailureKind::Timeout, detail: detail() });
+    let outcome = tokio::time::timeout(timeout, sender.send(push)).await.unwrap_or_else(timed_out);
+    Done::Sent(Sent { item, record, outcome })
+}
+
+/// Reads a record again that was not held in memory, and what comes behind it: their turn is next.
+pub(super) async fn load(item: Item, log: Arc<dyn Log>, at: TopicPartition) -> Done {
+    let wanted = item.part.offset;
+    let load = async {
+        let mut reader = log.read(&at, wanted, Visibility::Durable, READ_BYTES).await?;
+        let fetched = reader.next().await?;
+        if fetched.batches.iter().flatten().any(|record| record.offset == wanted) {
+            return Ok(fetched.batches);
+        }
+        Err(log::Error::Lost { at: at.clone(), wanted, start: fetched.next })
+    };
+    let batches = load.await;
+    pause_if_passing(batches.as_ref().err()).await;
+    Done::Loaded(Loaded { item, batches })
+}
+
+/// Reads on, opening a reader first where there is none.
+pub(super) async fn fetch(
+    log: Arc<dyn Log>,
+    at: TopicPartition,
+    reader: Option<Box<dyn Reader>>,
+    from: Offset,
+) -> Fetch {
+    let read = async {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => open(&*log, &at, from).await?,
+        };
+        let fetched = reader.next().await?;
+        Ok((reader, fetched))
+    };
+    match read.await {
+        Ok((reader, fetched)) => Fetch { reader: Some(reader), fetched: Ok(fetched) },
+        Err(error) => {
+            pause_if_passing(Some(&error)).await;
+            Fetch { reader: None, fetched: Err(error) }
+        }
+    }
+}
+
+async fn open(log: &dyn Log, at: &TopicPartition, from: Offset) -> Result<Box<dyn Reader>, log::Error> {
+    let bounds = log.bounds(at).await?;
+    if from > bounds.end {
+        let end = bounds.end;
+        return Err(log::Error::Damaged(format!("{at} ends at {end}, below the position {from}: it was made anew")));
+    }
+    log.read(at, from, Visibility::Durable, READ_BYTES).await
+}
+
+/// Asks where partitions begin and end.
+pub(super) async fn measure(log: Arc<dyn Log>, of: Vec<TopicPartition>) -> Done {
+    let mut bounds = Vec::with_capacity(of.len());
+    for at in &of {
+        bounds.push(log.bounds(at).await);
+    }
+    Done::Measured(bounds)
+}
+
+pub(super) async fn commit(mut writer: Box<dyn Writer>, appends: Vec<Append>) -> Done {
+    let begun = Instant::now();
+    let result = writer.commit(appends).await.map(drop);
+    Done::Committed(Committed { writer, begun, result })
+}
+
+/// Whether the same read may succeed later.
+pub(super) const fn is_passing(error: &log::Error) -> bool {
+    matches!(error, log::Error::Unavailable(_) | log::Error::Unknown(_) | log::Error::Fenced(_))
+}
+
+async fn pause_if_passing(error: Option<&log::Error>) {
+    if error.is_some_and(is_passing) {
+        tokio::time::sleep(READ_PAUSE).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! The cursor of a deliverer: the whole durable state of the pushes of one control partition.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a deliverer's control partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushCursor {
+    /// The epoch of the owner that wrote it.
+    pub epoch: u64,
+    /// The position in the control log: every verb below it has been executed.
+    pub control: u64,
+    /// How far each output topic is pushed, by its full name and lane. Entries are never dropped:
+    /// a destination that is taken out of the config and put back goes on where it stood.
+    pub topics: BTreeMap<String, BTreeMap<u32, PushPosition>>,
+    /// The destinations that are not pushed to at present, by name.
+    pub held: BTreeMap<String, Held>,
+}
+
+/// How far one partition of an output topic is pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushPosition {
+    /// The lowest offset that is not yet done; all below is acknowledged, dead-lettered or skipped.
+    pub position: u64,
+    /// Runs `(first ordinal, length)` of records done above it; ordinal 0 is the first committed
+    /// record at or above the position.
+    pub done: Vec<(u64, u64)>,
+    /// The records that the receiver refused for good and that hold their sequence groups, with
+    /// the reason. At most [`HALTED_KEPT`] of the lowest; a new owner finds the rest by pushing them again.
+    pub halted: BTreeMap<u64, String>,
+    /// Why nothing is pushed from here until an operator accepts the loss.
+    pub lost: Option<String>,
+}
+
+/// How many halted records a position names, and how many bytes of each reason: 16 KiB at most, so
+/// that a receiver that refuses everything does not use up the budget of the cursor.
+pub const HALTED_KEPT: usize = 64;
+/// See [`HALTED_KEPT`].
+pub const REASON_KEPT: usize = 256;
+
+/// Why a destination is not pushed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Held {
+    /// An operator said so; the reason.
+    Paused(String),
+    /// The receiver answered 410: it does not want any more, ever; what it said.
+    Disabled(String),
+}
+
+/// The value of the `seriatim-kind` header of a [`PushVerb`] on the control topic.
+pub const PUSH_VERB: &[u8] = b"push";
+
+/// An operator's order to the deliverers of one control partition, executed once, in control-log
+/// order. JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushVerb {
+    /// The name of the destination.
+    pub destination: String,
+    /// What to do.
+    pub action: PushAction,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Who asked.
+    pub by: String,
+}
+
+/// What to do with a destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum PushAction {
+    /// Start no further push.
+    Pause,
+    /// Go on after a pause, or after the receiver's 410.
+    Resume,
+    /// Push halted items again.
+    Retry(HaltedItems),
+    /// Pass halted items over; they count as done.
+    Skip(HaltedItems),
+    /// End a halt by loss: go on with the first record that the lane's topic still has.
+    Accept {
+        /// The lane.
+        lane: u32,
+    },
+}
+
+/// Items whose sequence groups they hold. What is not halted is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HaltedItems {
+    /// The lane.
+    pub lane: u32,
+    /// Their offsets in the destination's topic; all halted ones of the lane where there are none.
+    pub offsets: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::cursor::{decode, encode};
+
+    #[test]
+    fn push_cursors_round_trip() {
+        let position = PushPosition {
+            position: 7,
+            done: vec![(1, 2)],
+            halted: BTreeMap::from([(7, "404".to_owned())]),
+            lost: Some("gone".to_owned()),
+        };
+        let cursor = PushCursor {
+            epoch: 3,
+            control: 9,
+            topics: BTreeMap::from([("o.output".to_owned(), BTreeMap::from([(1, position)]))]),
+            held: BTreeMap::from([("a".to_owned(), Held::Disabled("410".to_owned()))]),
+        };
+        assert_eq!(decode(&encode(&cursor)), Ok(cursor));
+    }
+}

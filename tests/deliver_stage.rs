@@ -1,0 +1,10 @@
+//! The deliver stage on the log in memory, under virtual time, before a scripted receiver.
+
+#[path = "deliver_stage/crash.rs"]
+mod crash;
+#[path = "deliver_stage/order.rs"]
+mod order;
+#[path = "deliver_stage/policy.rs"]
+mod policy;
+#[path = "deliver_stage/rig.rs"]
+mod rig;
