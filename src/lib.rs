@@ -3,8 +3,8 @@
 
 pub mod audit;
 pub mod cli;
-pub mod ingress;
 pub mod deliver;
+pub mod ingress;
 pub mod log;
 pub mod metrics;
 pub mod observe;
