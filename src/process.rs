@@ -18,7 +18,7 @@ pub mod signal;
 pub mod telemetry;
 mod wiring;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +32,9 @@ pub use role::{Role, Roles};
 pub use running::{RoleError, Running};
 
 use crate::log::Log;
-use crate::resequence;
 use crate::topics::Topics;
 use crate::work::{self, Processor};
+use crate::{ingress, resequence};
 use admin::{Admin, Guard};
 use config::Config;
 use joined::Joined;
@@ -49,6 +49,7 @@ use readiness::{Latch, Readiness};
 pub struct Process {
     running: Running,
     admin: Admin,
+    data_address: Option<SocketAddr>,
     engine: Engine,
     topics: Arc<Topics>,
     drain: Duration,
@@ -77,18 +78,23 @@ impl Process {
         // may take its time.
         let token = config.admin.token_file.as_deref().map(secret::read).transpose();
         let token = token.map_err(|reason| Error::File { key: "admin.token_file", reason })?;
-        let listeners = Listeners::bind(config).await?;
+        let ingress_options = wiring::ingress_options(config)?;
+        let listeners = Listeners::bind(config, roles).await?;
         let engine = Engine::open(&config.log).await?;
         let topics = Arc::new(config.topics());
         engine.ensure(&topics).await?;
 
         let (readiness, latch) = Readiness::new();
         let mut starting = Starting { config, topics: &topics, engine: &engine, latch, running: Running::default() };
+        let data_address = match listeners.ingress {
+            Some(listener) => Some(starting.ingress(listener, ingress_options)?),
+            None => None,
+        };
         for role in roles {
             match role {
+                Role::Ingress | Role::Deliver => {}
                 Role::Work => starting.work(processor.clone()),
                 Role::Resequence => starting.resequence(),
-                Role::Ingress | Role::Deliver => {}
             }
         }
         let running = starting.running;
@@ -96,13 +102,20 @@ impl Process {
         info!(address = %admin.address, "the admin port listens");
         let retention = retention::run(engine.clone(), topics.clone(), config.log.clone());
         let retention = AbortOnDropHandle::new(tokio::spawn(retention));
-        Ok(Self { running, admin, engine, topics, drain: config.process.drain.get(), retention })
+        let drain = config.process.drain.get();
+        Ok(Self { running, admin, data_address, engine, topics, drain, retention })
     }
 
     /// Where the admin port listens.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address
+    }
+
+    /// Where the data port listens, where the process takes messages in.
+    #[must_use]
+    pub fn data_address(&self) -> Option<SocketAddr> {
+        self.data_address
     }
 
     /// The log that it stands on.
@@ -148,6 +161,20 @@ struct Starting<'a> {
 }
 
 impl Starting<'_> {
+    /// Serves the data port; where it listens.
+    fn ingress(&mut self, listener: TcpListener, options: ingress::Options) -> Result<SocketAddr, Error> {
+        let address = listener.local_addr()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (log, topics) = (self.engine.log(), self.topics.clone());
+        self.running.spawn(Role::Ingress, |drain| async move {
+            let (service, driver) = ingress::Service::new(log, topics, options, drain);
+            ingress::run(listener, service, driver).await;
+            Ok(())
+        });
+        info!(%address, "the data port listens");
+        Ok(address)
+    }
+
     /// The log for one role; readiness waits for it to join its group.
     fn log(&self) -> Arc<dyn Log> {
         Arc::new(Joined::new(self.engine.log(), self.latch.clone()))

@@ -3,18 +3,24 @@
 use std::io::ErrorKind;
 use std::net::TcpListener;
 
-use super::Error;
 use super::config::{Address, Config};
+use super::{Error, Role, Roles};
 
 /// The ports of a process, bound before anything else is done.
 pub(super) struct Listeners {
     pub(super) admin: TcpListener,
+    /// The data port, where the process takes messages in.
+    pub(super) ingress: Option<TcpListener>,
 }
 
 impl Listeners {
-    pub(super) async fn bind(config: &Config) -> Result<Self, Error> {
+    pub(super) async fn bind(config: &Config, roles: &Roles) -> Result<Self, Error> {
         let admin = bind("admin.listen", &config.admin.listen).await?;
-        Ok(Self { admin })
+        let ingress = match roles.contains(&Role::Ingress) {
+            true => Some(bind("ingress.http", &config.ingress.http).await?),
+            false => None,
+        };
+        Ok(Self { admin, ingress })
     }
 }
 

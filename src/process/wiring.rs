@@ -4,12 +4,24 @@ use std::sync::Arc;
 
 use super::Error;
 use super::config::{self, Builtin, Config};
-use crate::resequence;
 use crate::work::{self, Processor, builtin, http::Http};
+use crate::{ingress, resequence};
 
 /// The bytes of results that a lane may hold are its share of the process', but never less than
 /// a few of the largest.
 const RESULTS_MIN: usize = 4;
+
+pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error> {
+    let mut options = ingress::Options { max_body: config.ingress.max_body.in_memory(), ..Default::default() };
+    if let Some(path) = &config.ingress.tokens_file {
+        let unusable = |reason: String| {
+            Error::File { key: "ingress.tokens_file", reason: format!("{}: {reason}", path.display()) }
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+        options.tokens = Some(ingress::Tokens::parse(&text).map_err(|error| unusable(error.to_string()))?);
+    }
+    Ok(options)
+}
 
 pub(super) fn work_options(config: &Config) -> work::Options {
     let (work, group) = (&config.work, format!("{}.work", config.name));
