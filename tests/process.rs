@@ -1,10 +1,13 @@
 //! The process as a whole, as a library: starting, health, ending, and what is in the way.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use seriatim::process::config::Config;
 use seriatim::process::{Error, Process, Role, Roles};
+use seriatim::work::builtin::Sleep;
 
 /// A configuration of its own ports and folder.
 fn config(folder: &Path, more: &str) -> Config {
@@ -19,11 +22,24 @@ fn roles(config: &Config) -> Roles {
     Role::needed(config)
 }
 
-/// Asks the admin port, with the simplest client there is.
+/// Asks the admin port.
 async fn get(process: &Process, path: &str) -> String {
+    ask(process.admin_address(), "GET", path, "").await
+}
+
+/// Asks the data port.
+async fn data(process: &Process, method: &str, path: &str, body: &str) -> String {
+    ask(process.data_address().expect("it takes messages in"), method, path, body).await
+}
+
+/// The simplest client there is.
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(process.admin_address()).await.expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("it answers");
@@ -99,4 +115,48 @@ async fn what_this_build_does_not_have_is_said() {
         error.to_string(),
         "log.kafka: this build has the embedded log only; give log.embedded a folder instead"
     );
+}
+
+/// The bodies in the ordered output.
+async fn outputs(process: &Process) -> Vec<String> {
+    let answer = data(process, "GET", "/v1/outputs/default?lane=0&from=0", "").await;
+    let lines = answer.lines().filter(|line| line.starts_with('{'));
+    let bodies = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON")["body"].clone());
+    bodies.map(|body| body.as_str().expect("it was text").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_worked_on_when_it_ended_leaves_once_and_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(&folder.path().join("log"), "");
+    let config = Config { work: seriatim::process::config::Work { builtin: None, ..config.work }, ..config };
+    let sent: Vec<String> = (0..30).map(|number| format!("message {number}")).collect();
+
+    // Work that never ends: the drain gives it up, as a crash would.
+    let stuck = Arc::new(Sleep(Duration::from_secs(3600)));
+    let short = Config { process: short_drain(), ..config.clone() };
+    let process = Process::start_with(&short, &roles(&short), stuck.clone()).await.expect("nothing is in the way");
+    for body in &sent[..10] {
+        assert!(data(&process, "POST", "/v1/messages", body).await.starts_with("HTTP/1.1 202"));
+    }
+    let error = process.drain().await.expect_err("the work has no end");
+    assert!(matches!(&error, Error::DrainTimedOut { roles, .. } if *roles == [Role::Work]), "{error}");
+
+    let process = Process::start_with(&short, &roles(&short), stuck).await.expect("nothing is in the way");
+    for body in &sent[10..20] {
+        assert!(data(&process, "POST", "/v1/messages", body).await.starts_with("HTTP/1.1 202"));
+    }
+    process.drain().await.expect_err("the work has no end");
+
+    let process = Process::start(&config, &roles(&config)).await.expect("nothing is in the way");
+    for body in &sent[20..] {
+        assert!(data(&process, "POST", "/v1/messages?wait=60s", body).await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(outputs(&process).await, sent);
+    process.drain().await.expect("it ends in time");
+}
+
+fn short_drain() -> seriatim::process::config::Process {
+    let text = "process.drain = '200ms'";
+    Config::parse(text, []).expect("it is right").process
 }

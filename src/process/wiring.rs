@@ -14,8 +14,9 @@ const RESULTS_MIN: usize = 4;
 pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error> {
     let mut options = ingress::Options { max_body: config.ingress.max_body.in_memory(), ..Default::default() };
     if let Some(path) = &config.ingress.tokens_file {
-        let unusable = |reason: String| {
-            Error::File { key: "ingress.tokens_file", reason: format!("{}: {reason}", path.display()) }
+        let unusable = |reason: String| Error::File {
+            key: "ingress.tokens_file",
+            reason: format!("{}: {reason}", path.display()),
         };
         let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
         options.tokens = Some(ingress::Tokens::parse(&text).map_err(|error| unusable(error.to_string()))?);
