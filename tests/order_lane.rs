@@ -355,6 +355,7 @@ impl Run {
             let window = self.window.max(1);
             assert_eq!(room, window.saturating_sub(unreleased).min((16 * window).saturating_sub(span)));
         }
+        assert!(room > 0 || self.lane.caught_up(), "what was read before is not read again");
         assert!(room > 0 || unreleased > 0, "an empty lane takes nothing");
         assert!(limit >= self.limit, "the limit went from {} back to {limit}", self.limit);
         assert!(limit == self.limit || limit.0 <= self.read_to + room, "{limit} is beyond what may be judged");

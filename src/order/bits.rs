@@ -92,3 +92,46 @@ impl Bits {
 const fn bit(ordinal: u64) -> u64 {
     1 << (ordinal % WORD)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Many words wide, which the lane's own properties are too slow for.
+        #[test]
+        fn a_sliding_set_is_a_set(steps in prop::collection::vec((0_u8..6, 0_u64..400, 1_u64..150), 0..60)) {
+            let (mut bits, mut set, mut start) = (Bits::default(), BTreeSet::new(), 0);
+            for (step, ordinal, length) in steps {
+                let range = start + ordinal..start + ordinal + length;
+                match step {
+                    0..=2 => range.for_each(|ordinal| {
+                        bits.insert(ordinal);
+                        set.insert(ordinal);
+                    }),
+                    3 | 4 => range.for_each(|ordinal| {
+                        bits.remove(ordinal);
+                        set.remove(&ordinal);
+                    }),
+                    _ => {
+                        start += ordinal;
+                        set.range(..start).for_each(|below| bits.remove(*below));
+                        set = set.split_off(&start);
+                        bits.advance(start);
+                    }
+                }
+                prop_assert!(bits.iter().eq(set.iter().copied()));
+                prop_assert_eq!(bits.count(), set.len() as u64);
+                prop_assert!((start..start + 600).all(|ordinal| bits.contains(ordinal) == set.contains(&ordinal)));
+                let mut released = Released::default();
+                bits.append_to(&mut released, start);
+                prop_assert!((0..600).all(|at| released.contains(at) == set.contains(&(start + at))));
+                prop_assert!(released.runs().windows(2).all(|pair| pair[0].0 + pair[0].1 < pair[1].0));
+            }
+        }
+    }
+}
