@@ -105,7 +105,7 @@ fn flows(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
     for distance in [0, 1_000, 100_000] {
         group.bench_function(BenchmarkId::from_parameter(distance), |bencher| {
-            bencher.iter(|| flow(black_box(distance)))
+            bencher.iter(|| flow(black_box(distance)));
         });
     }
     group.finish();

@@ -343,7 +343,7 @@ impl Run {
         }
         let touching = released.runs().windows(2).any(|pair| pair[0].0 + pair[0].1 >= pair[1].0);
         assert!(!touching, "{released:?} is not packed");
-        assert!(released.highest().is_none_or(|highest| (highest as usize) < self.records.len()));
+        assert!(released.highest() < Some(self.records.len() as u64));
     }
 
     fn compare_room(&mut self) {

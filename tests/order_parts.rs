@@ -99,8 +99,9 @@ impl Owner {
         let from = self.identities.ledger_from().unwrap_or(Offset(self.ledger.len() as u64));
         let frontier = self.frontier_offset();
         self.identities = Identities::new(self.capacity);
-        for (position, &(offset, id, fingerprint)) in (0..).zip(&self.ledger).skip(from.0 as usize) {
-            self.identities.restore(offset, id, fingerprint, Offset(position));
+        let positions = (0..).map(Offset);
+        for (position, &(offset, id, fingerprint)) in positions.zip(&self.ledger).skip_while(|(at, _)| *at < from) {
+            self.identities.restore(offset, id, fingerprint, position);
         }
         self.identities.advance(frontier);
         self.judged = self.frontier;
@@ -208,7 +209,11 @@ proptest! {
     }
 
     #[test]
-    fn a_hint_lengthens_a_wait_up_to_the_cap(schedule in 0_u64..100, hint in proptest::option::of(0_u64..200), cap in 0_u64..150) {
+    fn a_hint_lengthens_a_wait_up_to_the_cap(
+        schedule in 0_u64..100,
+        hint in proptest::option::of(0_u64..200),
+        cap in 0_u64..150,
+    ) {
         let wait = retry_after(Duration::from_secs(schedule), hint.map(Duration::from_secs), Duration::from_secs(cap));
         prop_assert_eq!(wait.as_secs(), schedule.max(hint.map_or(0, |hint| hint.min(cap))));
     }
