@@ -1,6 +1,7 @@
 //! Which result counts: the first valid one in results-log order, for every reader, after every
 //! restart. Valid is a pure function of the logs.
 
+use crate::metrics::{self, Dropped};
 use crate::order::{Standing, Ticket, Violated};
 use crate::record::{Batch, Offset, RecordRef, ResultHeaders, Status};
 
@@ -12,7 +13,9 @@ enum Verdict {
     /// It counts, for this record.
     Accepted(Offset),
     /// It does not, and never will.
-    Dropped,
+    Dropped(Dropped),
+    /// It says that work goes on, and resolves nothing.
+    Noted,
     /// The input has to be read through this offset first.
     Unread(Offset),
 }
@@ -33,11 +36,13 @@ impl LaneState {
                     return Ok(());
                 }
                 let ticket = self.needed_results.push(record.offset)?;
-                if let Verdict::Accepted(offset) = verdict {
-                    self.accept(offset, &record, single.clone(), ticket);
-                } else {
-                    self.dropped += 1;
-                    self.needed_results.done(ticket)?;
+                match verdict {
+                    Verdict::Accepted(offset) => self.accept(offset, &record, single.clone(), ticket),
+                    Verdict::Dropped(reason) => {
+                        metrics::dropped_results(reason).inc();
+                        self.needed_results.done(ticket)?;
+                    }
+                    Verdict::Noted | Verdict::Unread(_) => self.needed_results.done(ticket)?,
                 }
             }
         }
@@ -46,21 +51,28 @@ impl LaneState {
     }
 
     fn judge(&mut self, record: &RecordRef<'_>) -> Verdict {
-        let Ok(headers) = ResultHeaders::decode(record.headers) else { return Verdict::Dropped };
+        let Ok(headers) = ResultHeaders::decode(record.headers) else { return Verdict::Dropped(Dropped::Stranger) };
         let offset = headers.source.offset;
         if headers.source.lane != self.lane {
-            return Verdict::Dropped;
+            return Verdict::Dropped(Dropped::Stranger);
         }
         match self.order.standing(offset) {
             Standing::Unread if offset < self.attempted_limit && !self.beyond_input(offset, record.offset) => {
                 return Verdict::Unread(offset);
             }
-            Standing::Open { resolved: false, .. } => {}
-            _ => return Verdict::Dropped,
+            Standing::Unread | Standing::Hole => return Verdict::Dropped(Dropped::Stranger),
+            Standing::Below | Standing::Released => return Verdict::Dropped(Dropped::Released),
+            Standing::Open { .. } => {}
         }
-        let Some(entry) = self.order.entry_mut(offset) else { return Verdict::Dropped };
-        if entry.check != headers.check || entry.round != headers.round {
-            return Verdict::Dropped;
+        let Some(entry) = self.order.entry_mut(offset) else { return Verdict::Dropped(Dropped::Released) };
+        if entry.check != headers.check {
+            return Verdict::Dropped(Dropped::Check);
+        }
+        if entry.round != headers.round {
+            return Verdict::Dropped(Dropped::Round);
+        }
+        if entry.outcome.is_some() {
+            return Verdict::Dropped(Dropped::Second);
         }
         if headers.status == Some(Status::Retrying) {
             entry.retrying = Some(Box::new(Retrying {
@@ -69,7 +81,7 @@ impl LaneState {
                 error: note(headers.error),
             }));
             self.overdue.retrying(offset, record.timestamp);
-            return Verdict::Dropped;
+            return Verdict::Noted;
         }
         Verdict::Accepted(offset)
     }

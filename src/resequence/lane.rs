@@ -70,6 +70,8 @@ pub struct LaneState {
     pub(super) resend_after_commit: Vec<(Offset, Round)>,
     /// Where the outputs of the part that leaves just now went: destination number and sequence.
     pub(super) sent: Vec<(usize, u64)>,
+    /// How many parts leave with the commit under way.
+    pub(super) committing_records: u64,
     /// Records with an identity that are in the commit under way, and in the one gathered.
     pub(super) committing_identities: Vec<Offset>,
     pub(super) identified: Vec<Offset>,
@@ -91,7 +93,6 @@ pub struct LaneState {
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
     pub(super) needs: Vec<Need>,
-    pub(super) dropped: u64,
     pub(super) duplicates: u64,
     groups: Vec<Group>,
 }
@@ -143,6 +144,7 @@ impl LaneState {
             resend_committing: Vec::new(),
             resend_after_commit: Vec::new(),
             sent: Vec::new(),
+            committing_records: 0,
             committing_identities: Vec::new(),
             identified: Vec::new(),
             asked_for: None,
@@ -158,7 +160,6 @@ impl LaneState {
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
             needs: Vec::new(),
-            dropped: 0,
             duplicates: 0,
             groups: Vec::new(),
             options: options.clone(),
@@ -369,6 +370,12 @@ impl LaneState {
             entry.input = Some(record);
             self.order.unpark(offset);
         }
+    }
+
+    /// How far the frontier is behind the input, in offsets, as far as the input's end is known.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.input_end.max(self.order.read_to()).0 - self.order.frontier().0
     }
 
     /// The lane's records in order, for observers.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::{Append, Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
@@ -26,6 +27,10 @@ use super::verbs::Verbs;
 
 /// Bytes fetched at once of each log: enough to keep commits large, little beside the budget.
 const FETCH_BYTES: usize = 1 << 20;
+
+/// Commits that an owner still makes when it is asked to stop: the one under way, and one with what
+/// was released meanwhile. What else is finished stands in the results for the next owner.
+const LAST_COMMITS: u32 = 2;
 
 /// How often gauges are refreshed while nothing happens.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -66,7 +71,7 @@ struct Committing {
     cursor: OwnerCursor,
     /// Which append is the ledger record of which lane.
     ledgers: Vec<(usize, Partition)>,
-    started: tokio::time::Instant,
+    started: Instant,
 }
 
 /// See the module's documentation.
@@ -116,27 +121,47 @@ impl Owner {
     }
 
     async fn run(mut self, stop: &CancellationToken) -> Result<Exit, takeover::Error> {
+        let mut last_commits = LAST_COMMITS;
+        let mut refresh = Instant::now();
         loop {
-            self.tidy();
+            let stopping = stop.is_cancelled();
+            if !(stopping && last_commits == 0) {
+                self.tidy();
+            }
             if let Some(exit) = self.exit.take() {
                 return Ok(exit);
             }
-            if stop.is_cancelled() && self.writer.is_some() {
+            if stopping && self.writer.is_some() {
                 return Ok(Exit::Stopped);
             }
-            let now = self.shared.log.now();
-            let wake = self.seats.iter().filter_map(Seat::next_due).min();
-            let wait = wake.map_or(REFRESH, |due| due.since(now).min(REFRESH));
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !stop.is_cancelled() => {}
-                Some(happening) = self.under_way.next() => self.apply(happening)?,
-                () = tokio::time::sleep(wait) => {
-                    for seat in &mut self.seats {
-                        seat.time_passed(now);
+                () = stop.cancelled(), if !stopping => {}
+                () = tokio::time::sleep_until(refresh.min(self.next_due())) => {
+                    self.time_passed();
+                    refresh = Instant::now() + REFRESH;
+                }
+                Some(happening) = self.under_way.next() => {
+                    if stopping && matches!(happening, Happening::Committed(..)) {
+                        last_commits -= 1;
                     }
+                    self.apply(happening)?;
                 }
             }
+        }
+    }
+
+    /// When the next record is overdue; far away where none is.
+    fn next_due(&self) -> Instant {
+        let due = self.seats.iter().filter_map(Seat::next_due).min();
+        Instant::now() + due.map_or(REFRESH, |due| due.since(self.shared.log.now()))
+    }
+
+    fn time_passed(&mut self) {
+        let now = self.shared.log.now();
+        for index in 0..self.seats.len() {
+            self.seats[index].time_passed(now);
+            self.serve_need(self.seats[index].lane, Need::InputEnd);
         }
     }
 
@@ -308,7 +333,7 @@ impl Owner {
         builder.push(Some(Role::Resequence.as_str().as_bytes()), Some(&encoded), |_| {});
         appends.push(Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
         self.due = false;
-        (appends, Committing { cursor, ledgers, started: tokio::time::Instant::now() })
+        (appends, Committing { cursor, ledgers, started: Instant::now() })
     }
 
     fn start_commit(&mut self) {

@@ -192,6 +192,7 @@ impl LaneState {
     /// Takes what was gathered as the appends of one commit, without the cursor.
     pub(super) fn appends(&mut self, topics: &Topics) -> Vec<Append> {
         let mut gathered = std::mem::take(&mut self.gathered);
+        self.committing_records = gathered.records as u64;
         let mut appends = Vec::new();
         let mut add = |topic: &Topic, builder: &mut BatchBuilder| {
             if !builder.is_empty() {

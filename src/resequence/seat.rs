@@ -184,7 +184,8 @@ impl Seat {
         if let Some(offset) = ledger {
             self.ledger_end = offset.next();
         }
-        let Some(state) = self.state_mut() else { return };
+        let Hold::Going(state) = &mut self.hold else { return };
+        self.metrics.released.inc_by(state.released_by_commit());
         if let Err(violated) = state.committed(ledger) {
             self.found_defect(&violated);
         } else if cursor.halted.is_some() {
@@ -211,7 +212,8 @@ impl Seat {
             return;
         };
         state.send_overdue(now);
-        metrics.lag_records.set(gauge(state.order.unreleased()));
+        metrics.duplicates.inc_by(std::mem::take(&mut state.duplicates));
+        metrics.lag_records.set(gauge(state.lag()));
         metrics.halted.set(gauge(state.halts.len() as u64));
         metrics.limit_reached.set((state.order.room() == 0).into());
         metrics.buffer_bytes.set(gauge(state.memory.bytes() as u64));

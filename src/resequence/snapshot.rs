@@ -57,6 +57,11 @@ impl LaneState {
         Ok(())
     }
 
+    /// How many parts left with the commit that went through just now; counted once.
+    pub(super) fn released_by_commit(&mut self) -> u64 {
+        std::mem::take(&mut self.committing_records)
+    }
+
     /// Whether everything admitted has left and nothing waits to be judged.
     #[must_use]
     pub fn is_idle(&self) -> bool {
