@@ -43,12 +43,26 @@ pub enum Outcome {
 /// The first valid result of a record.
 #[derive(Debug)]
 pub struct Answer {
+    /// Why it failed, as JSON, where it did.
+    pub(super) error: Option<Box<str>>,
     /// The result record, or `None` while memory is short: then it is read again from the log.
     pub(super) body: Option<Batch>,
     /// Where it is on the results partition.
     pub(super) position: Offset,
     /// Its place among the results that are still needed.
     pub(super) ticket: Ticket,
+}
+
+impl Entry {
+    /// Why the record failed, as JSON, where it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        match self.outcome.as_ref()? {
+            Outcome::Result(answer) => answer.error.as_deref().map(ToOwned::to_owned),
+            Outcome::Refused(error) => Some(error.clone()),
+            Outcome::KeyReused(_) | Outcome::Duplicate(_) => None,
+        }
+    }
 }
 
 /// What a worker said of a failed attempt.

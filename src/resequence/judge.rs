@@ -3,7 +3,7 @@
 
 use crate::metrics::{self, Dropped};
 use crate::order::{Standing, Ticket, Violated};
-use crate::record::{Batch, Offset, RecordRef, ResultHeaders, Status};
+use crate::record::{Batch, Name, Offset, RecordRef, ResultHeaders, Status};
 
 use super::entry::{Answer, Outcome, Retrying};
 use super::lane::{LaneState, Need};
@@ -88,7 +88,9 @@ impl LaneState {
 
     fn accept(&mut self, offset: Offset, record: &RecordRef<'_>, single: Batch, ticket: Ticket) {
         self.overdue.resolved(offset, record.timestamp);
-        let answer = Answer { position: record.offset, body: Some(single), ticket };
+        let error = (record.headers.get(Name::Status) == Some(Status::Failed.as_str().as_bytes()))
+            .then(|| note(record.headers.get(Name::Error)).into_boxed_str());
+        let answer = Answer { error, position: record.offset, body: Some(single), ticket };
         if let Some(entry) = self.order.entry_mut(offset) {
             entry.outcome = Some(Outcome::Result(answer));
         }

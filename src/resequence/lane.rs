@@ -316,6 +316,22 @@ impl LaneState {
         self.order.limit().min(cut_over).max(self.attempted_limit)
     }
 
+    /// As [`LaneState::advance`], for observers: the input is taken to end at `input_end`, and
+    /// bodies are forgotten like an owner's. Says whether another round may find more.
+    ///
+    /// # Errors
+    ///
+    /// [`Violated`], where an invariant does not hold.
+    pub fn replay(&mut self, now: Timestamp, input_end: Offset) -> Result<bool, Violated> {
+        self.advance(now)?;
+        self.settle_memory();
+        let asked = std::mem::take(&mut self.needs).contains(&Need::InputEnd);
+        if asked {
+            self.input_ends(input_end);
+        }
+        Ok(asked)
+    }
+
     /// Admits, judges and releases as far as that goes now.
     ///
     /// # Errors

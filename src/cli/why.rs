@@ -1,0 +1,64 @@
+//! `seriatim why`: what something waits for, in one sentence, then a table.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Exit;
+use super::client::Client;
+use crate::process::config::Config;
+
+/// Say what a lane or a message waits for
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  seriatim why
+  seriatim why 0
+  seriatim why 0-1234")]
+pub(super) struct Why {
+    /// A lane's number or a message's id; all lanes where not given
+    #[arg(value_name = "LANE|ID")]
+    what: Option<String>,
+    /// The admin port, if it is not where the configuration says
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Why {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
+        let client = Client::admin(self.url.as_deref(), config)?;
+        let path = match self.what.as_deref() {
+            None => "/v1/why".to_owned(),
+            Some(lane) if lane.bytes().all(|b| b.is_ascii_digit()) => format!("/v1/why?lane={lane}"),
+            Some(id) => format!("/v1/why?id={}", id.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_")),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer: Value = runtime.block_on(client.get(&path))?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+            return Ok(Exit::Ok);
+        }
+        for part in answer["answers"].as_array().into_iter().flatten() {
+            println!("{}", part["sentence"].as_str().unwrap_or_default());
+            print!("{}", table(&part["messages"]));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// The messages as a table, nothing where there are none.
+pub(super) fn table(messages: &Value) -> String {
+    let Some(messages) = messages.as_array().filter(|messages| !messages.is_empty()) else { return String::new() };
+    let mut text = format!("  {:<14}{:<10}{:>9}  {:<12}{}\n", "message", "state", "age s", "waits for", "last error");
+    for message in messages {
+        let field = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+        let error = if message["error"].is_null() { String::new() } else { message["error"].to_string() };
+        let age = message["ageSeconds"].as_f64().unwrap_or_default();
+        let _ = writeln!(text, "  {:<14}{:<10}{age:>9.1}  {:<12}{error}", field("id"), field("state"), field("waitsFor"));
+    }
+    text
+}

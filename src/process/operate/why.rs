@@ -1,0 +1,124 @@
+//! What something waits for: one sentence, then the messages it is about.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::lanes::describe;
+use super::{Operate, Refusal};
+use crate::observe::live::{Live, Message, Waiting};
+use crate::observe::ledger;
+use crate::record::ledger::Outcome;
+use crate::record::{Partition, Source};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    lane: Option<u32>,
+    id: Option<String>,
+}
+
+pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Asked>) -> Result<Json<Value>, Refusal> {
+    let answer = match (&asked.id, asked.lane) {
+        (Some(id), _) => message(&operate, id).await?,
+        (None, Some(number)) => vec![lane(&operate.live(Partition(number)).await?)],
+        (None, None) => {
+            let mut answers = Vec::new();
+            for number in 0..operate.topics.lanes {
+                answers.push(match operate.live(Partition(number)).await {
+                    Ok(live) => lane(&live),
+                    Err(refusal) => (refusal.detail, Vec::new()),
+                });
+            }
+            answers
+        }
+    };
+    let answers: Vec<Value> =
+        answer.into_iter().map(|(sentence, messages)| json!({"sentence": sentence, "messages": messages})).collect();
+    Ok(Json(json!({"answers": answers})))
+}
+
+type Answer = (String, Vec<Value>);
+
+/// Why a lane does not go on.
+fn lane(live: &Live) -> Answer {
+    let number = live.lane;
+    if let Some(reason) = &live.cursor.halted {
+        let what = "`seriatim lanes accept` says what is lost and goes on";
+        return (format!("lane {number} stands still for good: {reason}; {what}"), Vec::new());
+    }
+    let Some(head) = live.blocking() else {
+        return match live.input_end.0.saturating_sub(live.cursor.frontier) {
+            0 => (format!("lane {number} waits for nothing: everything that came in has left"), Vec::new()),
+            // Offsets that are none of a record's, or records that came in just now.
+            _ => (format!("lane {number} waits for its owner to read on"), Vec::new()),
+        };
+    };
+    let behind = live.messages().count() - 1;
+    let mut shown = vec![describe(&head)];
+    let halted = live.messages().filter(|m| m.source != head.source && matches!(m.waiting, Waiting::Operator(_)));
+    shown.extend(halted.take(20).map(|message| describe(&message)));
+    (format!("lane {number}, {behind} behind it: {}", sentence(&head)), shown)
+}
+
+/// Why a message has not left, or that it has.
+async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
+    let source = Source::from_id(id).ok_or_else(|| Refusal::bad(format!("{id:?} is no message: write LANE-OFFSET")))?;
+    let live = operate.live(source.lane).await?;
+    let Some(message) = live.find(source.offset) else {
+        let sentence = match ledger::find(&*operate.log, &operate.topics, source).await? {
+            ledger::Found::Released(outcome) => released(source, &outcome),
+            _ if source.offset < live.input_end && source.offset.0 >= live.cursor.frontier => {
+                format!("message {source} waits for the window: {} messages before it are not released", live.messages().count())
+            }
+            _ => return Err(Refusal::not_found(format!("there is no message {source}"))),
+        };
+        return Ok(vec![(sentence, Vec::new())]);
+    };
+    let mut shown = vec![describe(&message)];
+    let before = match message.waiting {
+        Waiting::Turn(before) | Waiting::FailedTurn(before, _) => before,
+        _ => None,
+    };
+    let mut text = sentence(&message);
+    if let Some(head) = before.and_then(|before| live.find(before)) {
+        text = format!("{text}; {}", sentence(&head));
+        shown.push(describe(&head));
+    }
+    Ok(vec![(text, shown)])
+}
+
+fn sentence(message: &Message) -> String {
+    let Message { source, age, round, waiting } = message;
+    let age = humantime::format_duration(std::time::Duration::from_secs(age.as_secs()));
+    match waiting {
+        Waiting::Window => format!("message {source} came {age} ago and waits for room in the window"),
+        Waiting::Work => format!("message {source} came {age} ago and is being worked on, or waits for a free worker"),
+        Waiting::Retry { attempt, worker, error } => {
+            format!("message {source} came {age} ago; attempt {attempt} by {worker} failed and another follows: {error}")
+        }
+        Waiting::Turn(None) => format!("message {source} is done and about to leave"),
+        Waiting::Turn(Some(before)) => format!("message {source} is done and waits for {}-{before}", source.lane),
+        Waiting::FailedTurn(before, error) => match before {
+            Some(before) => format!("message {source} failed and its turn comes after {}-{before}: {error}", source.lane),
+            None => format!("message {source} failed and its place is about to be taken: {error}"),
+        },
+        Waiting::Operator(error) => {
+            format!("message {source} failed {age} after it came (round {round}) and waits for an operator: {error}")
+        }
+    }
+}
+
+fn released(source: Source, outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Sent(sent) | Outcome::Partly(sent) => {
+            let to: Vec<String> = sent.iter().map(|(name, sequence)| format!("{name} as number {sequence}")).collect();
+            format!("message {source} has left: to {}", to.join(", "))
+        }
+        Outcome::Empty => format!("message {source} is done and had no output"),
+        Outcome::DeadLettered(error) => format!("message {source} failed and is on the dead-letter topic: {error}"),
+        Outcome::Skipped(error) => format!("message {source} failed and was passed over: {error}"),
+        Outcome::Duplicate(of) => format!("message {source} repeats {}-{of} and had no output of its own", source.lane),
+    }
+}
