@@ -6,8 +6,10 @@
 mod check;
 pub mod client;
 mod exit;
+mod lanes;
 mod run;
 mod topics;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +41,8 @@ enum Verb {
     Run(run::Run),
     Check(check::Check),
     Topics(topics::Topics),
+    Lanes(lanes::Lanes),
+    Why(why::Why),
 }
 
 impl Cli {
@@ -51,6 +55,8 @@ impl Cli {
             Verb::Run(run) => run.run(&self.load()?),
             Verb::Check(check) => check.run(&self.load()?),
             Verb::Topics(topics) => topics.run(&self.load()?),
+            Verb::Lanes(lanes) => lanes.run(&self.load()?),
+            Verb::Why(why) => why.run(&self.load()?),
         }
     }
 }

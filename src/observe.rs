@@ -8,6 +8,7 @@
 pub mod cursor;
 pub mod input;
 pub mod ledger;
+pub mod live;
 pub mod outputs;
 mod probe;
 

@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod joined;
 mod listen;
+pub mod operate;
 pub mod readiness;
 mod retention;
 mod role;
@@ -22,7 +23,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
@@ -39,6 +39,7 @@ use admin::{Admin, Guard};
 use config::Config;
 use joined::Joined;
 use listen::Listeners;
+use operate::Operate;
 use readiness::{Latch, Readiness};
 
 /// A running process: its roles, its ports, its log.
@@ -97,8 +98,13 @@ impl Process {
                 Role::Resequence => starting.resequence(),
             }
         }
+        let operate = operate::router(Operate {
+            log: engine.log(),
+            topics: Topics::clone(&topics),
+            options: wiring::resequence_options(config),
+        });
         let running = starting.running;
-        let admin = Admin::start(listeners.admin, readiness, Guard::new(token), Router::new())?;
+        let admin = Admin::start(listeners.admin, readiness, Guard::new(token), operate)?;
         info!(address = %admin.address, "the admin port listens");
         let retention = retention::run(engine.clone(), topics.clone(), config.log.clone());
         let retention = AbortOnDropHandle::new(tokio::spawn(retention));

@@ -90,9 +90,7 @@ impl Lanes {
         match &self.verb {
             None | Some(Verb::Show { lane: None }) => {
                 let answer: Value = client.get("/v1/lanes").await?;
-                self.print(&answer, |answer| {
-                    answer["lanes"].as_array().into_iter().flatten().map(show).collect()
-                })
+                self.print(&answer, |answer| answer["lanes"].as_array().into_iter().flatten().map(show).collect())
             }
             Some(Verb::Show { lane: Some(lane) }) => {
                 let answer: Value = client.get(&format!("/v1/lanes/{lane}")).await?;
@@ -128,7 +126,8 @@ impl Lanes {
         let request = client.request(Method::POST, &format!("/v1/lanes/{lane}/{verb}")).json(&order);
         let answer: Value = client.send(request).await?.json().await?;
         self.print(&answer, |answer| {
-            let how = if answer["executed"] == true { "done" } else { "written down; the lane's owner has not acted yet" };
+            let how =
+                if answer["executed"] == true { "done" } else { "written down; the lane's owner has not acted yet" };
             format!("{verb}: {} messages of lane {lane}, {how}\n", answer["targets"])
         })?;
         Ok(if answer["executed"] == true { Exit::Ok } else { Exit::TimedOut })

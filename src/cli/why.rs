@@ -58,7 +58,8 @@ pub(super) fn table(messages: &Value) -> String {
         let field = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
         let error = if message["error"].is_null() { String::new() } else { message["error"].to_string() };
         let age = message["ageSeconds"].as_f64().unwrap_or_default();
-        let _ = writeln!(text, "  {:<14}{:<10}{age:>9.1}  {:<12}{error}", field("id"), field("state"), field("waitsFor"));
+        let _ =
+            writeln!(text, "  {:<14}{:<10}{age:>9.1}  {:<12}{error}", field("id"), field("state"), field("waitsFor"));
     }
     text
 }

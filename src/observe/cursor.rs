@@ -28,17 +28,14 @@ pub async fn last(log: &dyn Log, of: &TopicPartition) -> Result<Option<OwnerCurs
     let (start, end) = (bounds.start.0, bounds.stable_end.0);
     // The last offsets may be holes, so look further and further back.
     let mut back = 1;
-    while start < end {
+    loop {
         let from = start.max(end.saturating_sub(back));
-        if let Some(cursor) = last_from(log, of, Offset(from), bounds.stable_end).await? {
-            return Ok(Some(cursor));
-        }
-        if from == start {
-            break;
+        let found = last_from(log, of, Offset(from), bounds.stable_end).await?;
+        if found.is_some() || from == start {
+            return Ok(found);
         }
         back *= 4;
     }
-    Ok(None)
 }
 
 async fn last_from(

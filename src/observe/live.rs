@@ -77,12 +77,7 @@ pub struct Message {
 /// # Errors
 ///
 /// Those of the log, and [`Error::Damaged`] for a cursor that this program cannot read.
-pub async fn lane(
-    log: &dyn Log,
-    topics: &Topics,
-    options: &Options,
-    lane: Partition,
-) -> Result<Option<Live>, Error> {
+pub async fn lane(log: &dyn Log, topics: &Topics, options: &Options, lane: Partition) -> Result<Option<Live>, Error> {
     let Some(owner) = cursor::of_lane(log, topics, lane).await? else { return Ok(None) };
     let Some(cursor) = owner.lanes.get(&lane.0).cloned() else { return Ok(None) };
     let destinations = Destinations::new(&topics.destinations);

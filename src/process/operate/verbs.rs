@@ -91,8 +91,11 @@ fn targets(live: &Live, order: &Order) -> Result<Vec<(u64, u32)>, Refusal> {
         return Err(conflict(format!("lane {} has no such message that is not released", live.lane)));
     }
     if !order.all && found.len() < wanted.len() {
-        let missing: Vec<String> =
-            wanted.iter().filter(|o| !found.iter().any(|(f, _)| f == *o)).map(|o| format!("{}-{o}", live.lane)).collect();
+        let missing: Vec<String> = wanted
+            .iter()
+            .filter(|o| !found.iter().any(|(f, _)| f == *o))
+            .map(|o| format!("{}-{o}", live.lane))
+            .collect();
         return Err(conflict(format!("released already, or no message: {}; nothing was done", missing.join(", "))));
     }
     if found.len() > MAX_TARGETS {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::lanes::describe;
 use super::{Operate, Refusal};
-use crate::observe::live::{Live, Message, Waiting};
 use crate::observe::ledger;
+use crate::observe::live::{Live, Message, Waiting};
 use crate::record::ledger::Outcome;
 use crate::record::{Partition, Source};
 
@@ -70,7 +70,10 @@ async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
         let sentence = match ledger::find(&*operate.log, &operate.topics, source).await? {
             ledger::Found::Released(outcome) => released(source, &outcome),
             _ if source.offset < live.input_end && source.offset.0 >= live.cursor.frontier => {
-                format!("message {source} waits for the window: {} messages before it are not released", live.messages().count())
+                format!(
+                    "message {source} waits for the window: {} messages before it are not released",
+                    live.messages().count()
+                )
             }
             _ => return Err(Refusal::not_found(format!("there is no message {source}"))),
         };
@@ -96,12 +99,16 @@ fn sentence(message: &Message) -> String {
         Waiting::Window => format!("message {source} came {age} ago and waits for room in the window"),
         Waiting::Work => format!("message {source} came {age} ago and is being worked on, or waits for a free worker"),
         Waiting::Retry { attempt, worker, error } => {
-            format!("message {source} came {age} ago; attempt {attempt} by {worker} failed and another follows: {error}")
+            format!(
+                "message {source} came {age} ago; attempt {attempt} by {worker} failed and another follows: {error}"
+            )
         }
         Waiting::Turn(None) => format!("message {source} is done and about to leave"),
         Waiting::Turn(Some(before)) => format!("message {source} is done and waits for {}-{before}", source.lane),
         Waiting::FailedTurn(before, error) => match before {
-            Some(before) => format!("message {source} failed and its turn comes after {}-{before}: {error}", source.lane),
+            Some(before) => {
+                format!("message {source} failed and its turn comes after {}-{before}: {error}", source.lane)
+            }
             None => format!("message {source} failed and its place is about to be taken: {error}"),
         },
         Waiting::Operator(error) => {
