@@ -11,7 +11,7 @@ use seriatim::log::{Log, Visibility};
 use seriatim::record::cursor::{OwnerCursor, decode};
 use seriatim::record::{BatchBuilder, Offset, Partition};
 use seriatim::topics::Topics;
-use seriatim::work::Echo;
+use seriatim::work::builtin::Echo;
 use seriatim::{resequence, work};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
