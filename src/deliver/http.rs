@@ -182,3 +182,90 @@ fn failure(error: &reqwest::Error) -> Failure {
     };
     Failure { kind, detail: printable(detail.as_bytes()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::deliver::{Options, Push};
+    use crate::record::{BatchBuilder, Epoch, Offset, Partition, Timestamp};
+
+    fn push() -> Push {
+        let mut builder = BatchBuilder::default();
+        builder.push(None, Some(b"body"), |_| {});
+        Push {
+            destination: "a".into(),
+            lane: Partition(0),
+            offset: Offset(0),
+            epoch: Epoch(1),
+            done_below: None,
+            provenance: None,
+            timestamp: Timestamp(0),
+            attempt: 1,
+            record: builder.finish(),
+        }
+    }
+
+    /// Names resolve to these addresses, all with the port of a listener that must not be dialled.
+    async fn dial(addresses: &[&str]) -> (Failure, usize) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let dialled = Arc::new(AtomicUsize::new(0));
+        let count = dialled.clone();
+        let accept = async move {
+            loop {
+                let accepted = listener.accept().await;
+                count.fetch_add(usize::from(accepted.is_ok()), Ordering::Relaxed);
+            }
+        };
+        let found: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), 0)).collect();
+        let lookup: Lookup = Arc::new(move |_| {
+            let found = found.clone();
+            Box::pin(async move { Ok(found) })
+        });
+        let options = Options::new(format!("https://receiver.example:{port}/"));
+        let http = Http::with_lookup(&options.http, 1, lookup).expect("a fine URL");
+        let failure = tokio::select! {
+            biased;
+            outcome = http.send(push()) => outcome.expect_err("nobody may answer"),
+            () = accept => unreachable!("it accepts for ever"),
+        };
+        (failure, dialled.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_private_address_is_not_dialled() {
+        for private in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "64:ff9b::7f00:1", "10.0.0.1"] {
+            let (failure, dialled) = dial(&[private]).await;
+            assert_eq!((failure.kind, dialled), (FailureKind::Blocked, 0), "{private}: {failure}");
+        }
+        let (failure, _) = dial(&["127.0.0.1", "::1"]).await;
+        assert_eq!(failure.kind, FailureKind::Blocked, "{failure}");
+        assert!(failure.detail.contains("allow_private"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn urls_that_cannot_be_safe_are_refused_with_what_to_do() {
+        for (url, word) in [
+            ("http://receiver.example/", "use https"),
+            ("ftp://receiver.example/", "use https"),
+            ("https://user:secret@receiver.example/", "secret file"),
+            ("https://127.0.0.1/", "allow_private"),
+            ("https://[::ffff:10.0.0.1]/", "allow_private"),
+            ("https://0x7f000001/", "allow_private"),
+            ("nonsense", "url"),
+        ] {
+            let error = Http::new(&Options::new(url).http, 1).expect_err(url).to_string();
+            assert!(error.contains(word) && !error.contains("secret@"), "{url}: {error}");
+        }
+        assert!(Http::new(&Options::new("https://receiver.example/hook").http, 1).is_ok());
+    }
+
+    #[test]
+    fn what_receivers_say_cannot_forge_lines_in_logs() {
+        assert_eq!(printable(b"bad\nINFO all fine\x1b[2J\xff"), "bad INFO all fine [2J\u{fffd}");
+    }
+}
