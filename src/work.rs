@@ -18,10 +18,12 @@
 
 pub mod builtin;
 mod cursors;
+pub mod exec;
 mod feed;
 mod gate;
 pub mod http;
 mod inlet;
+pub mod jq;
 mod opening;
 mod outbox;
 pub mod outputs;

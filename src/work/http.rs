@@ -1,4 +1,16 @@
-//! Work by HTTP: one `POST` an attempt, as the worker contract in `docs/` says.
+//! Work by HTTP: one `POST` an attempt.
+//!
+//! The request has the message's body, content type and headers, and `Seriatim-Lane`, `-Offset`,
+//! `-Id` (`LANE-OFFSET`), `-Key` (percent-encoded where it is not visible ASCII), `-Attempt`,
+//! `-Deadline` (RFC 3339) and, for items of a batch, `-Batch`. The response means:
+//!
+//! | Response | Means |
+//! |---|---|
+//! | 200 | the output, for the destinations in `Seriatim-Destination`; several as [`super::outputs`] |
+//! | 204 | no output |
+//! | 429, 503, no connection, no such name, no TLS | nobody there: wait (`Retry-After`), probe, use up no attempt |
+//! | 408, 425, other 5xx, no answer in time, a broken answer | another attempt |
+//! | everything else | a failure at once; its body is kept as `problem` |
 
 mod answer;
 mod request;

@@ -1,0 +1,135 @@
+//! Work by child processes that speak one JSON object a line over standard input and output.
+//!
+//! A child gets `{"id","lane","offset","key","attempt","headers","contentType","body"}` and answers
+//! `{"id","outputs":[...]}` or `{"id","error":{"code","detail","retryable"}}`, in any order. What
+//! it writes to its standard error goes to this program's log.
+//!
+//! A child that ends, writes a line that is not JSON of this form, or one that is too long, is
+//! broken: it is killed and started anew after a pause that grows while it keeps breaking, and
+//! what it held is tried again, as failed attempts. An answer to an id that it does not hold is
+//! passed over: it is late.
+
+mod child;
+mod line;
+mod stderr;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::future::BoxFuture;
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::processor::{Answer, Failure, Job, Processor};
+use child::{Ask, Child, Status};
+
+/// What waits for a child whose input is full; more wait with the stage.
+const QUEUE: usize = 64;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program and its arguments. No shell is involved.
+    pub command: Vec<String>,
+    /// How many of it run; records go to the one that holds the fewest. At least 1.
+    pub processes: usize,
+    /// The largest output in bytes; an answer's line may be twice as long, and 64 KiB more.
+    pub max_output: usize,
+}
+
+/// Why the command does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none.
+    #[error("work.exec.command is empty: name a program")]
+    Empty,
+    /// The system refused to start it.
+    #[error("work.exec.command {program:?} cannot be started: {source}; is it installed, executable and in PATH?")]
+    Start {
+        /// The program.
+        program: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Hands records to child processes. Dropping it kills them.
+pub struct Exec {
+    children: Vec<Handle>,
+    _supervisors: JoinSet<()>,
+}
+
+struct Handle {
+    asks: mpsc::Sender<Ask>,
+    status: Arc<Status>,
+}
+
+impl fmt::Debug for Exec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exec").field("processes", &self.children.len()).finish_non_exhaustive()
+    }
+}
+
+impl Exec {
+    /// Starts the children.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`], where not even one can be started.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        let (program, arguments) = options.command.split_first().ok_or(Error::Empty)?;
+        let mut supervisors = JoinSet::new();
+        let mut children = Vec::new();
+        for number in 0..options.processes.max(1) {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            let mut child = Child::new(number, command, options.max_output);
+            let running = child.spawn().map_err(|source| Error::Start { program: program.clone(), source })?;
+            let (asks, queue) = mpsc::channel(QUEUE);
+            children.push(Handle { asks, status: child.status() });
+            supervisors.spawn(child.supervise(running, queue));
+        }
+        Ok(Self { children, _supervisors: supervisors })
+    }
+
+    async fn ask(&self, job: Job) -> Result<Answer, Failure> {
+        let running = self.children.iter().filter(|child| child.status.is_up.load(Relaxed));
+        let Some(child) = running.min_by_key(|child| child.status.held.load(Relaxed)) else {
+            return Err(Failure::unreachable("no process of work.exec runs; its last words are in the log", None));
+        };
+        let line = line::encode(&job);
+        let (answer, answered) = oneshot::channel();
+        let _held = Held::of(&child.status);
+        let gone = || Failure::retry("worker-crashed", "the process ended before it answered");
+        child.asks.send(Ask { source: job.source, line, answer }).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// Counts a record as held by a child for as long as it lives.
+struct Held(Arc<Status>);
+
+impl Held {
+    fn of(status: &Arc<Status>) -> Self {
+        status.held.fetch_add(1, Relaxed);
+        Self(Arc::clone(status))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Processor for Exec {
+    fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
+        Box::pin(self.ask(job))
+    }
+}

@@ -1,0 +1,7 @@
+//! The work stage and its processors, as a pipeline uses them.
+
+mod exec;
+mod http;
+mod jq;
+mod stage;
+mod support;

@@ -1,0 +1,473 @@
+//! The work stage on the log in memory, under virtual time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::support::{Rig, Seen, lane, script};
+use futures::FutureExt as _;
+use seriatim::log::memory::{Delay, Faults};
+use seriatim::record::cursor::LaneCursor;
+use seriatim::record::{Offset, Partition, ResultHeaders, Round, Status};
+use seriatim::work::{Answer, Failure, Output};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ok(body: &str) -> Result<Answer, Failure> {
+    Ok(Answer::One(Output::new(body.to_owned().into())))
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_begun_before_there_is_a_cursor_nor_at_or_above_its_limit() {
+    let rig = Rig::new(1, script(|job| async move { ok(&job.id()) }.boxed())).await;
+    rig.input(0, 10).await;
+    let stage = rig.start("a");
+    rig.idle().await;
+    assert_eq!(rig.calls(), [], "there is no cursor");
+    rig.cursor([(0, lane(0, 4))]).await;
+    rig.until("four are answered", || rig.results(0).len() == 4).await;
+    rig.idle().await;
+    assert_eq!(rig.called(), ["0-0", "0-1", "0-2", "0-3"]);
+    // A later cursor with a lower limit takes nothing back, one with a higher limit lets more through.
+    rig.cursor([(0, lane(0, 2))]).await;
+    rig.cursor([(0, lane(2, 7))]).await;
+    rig.until("seven are answered", || rig.results(0).len() == 7).await;
+    rig.idle().await;
+    assert_eq!(rig.calls().len(), 7);
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_follow_the_contract() {
+    let rig = Rig::new(3, script(|_| async { ok("out") }.boxed())).await;
+    rig.input(2, 1).await;
+    rig.cursor([(2, lane(0, 100))]).await;
+    let stage = rig.start("worker-7");
+    rig.until("it is answered", || rig.results(2).len() == 1).await;
+    let result = &rig.results(2)[0];
+    assert_eq!(result.key.as_deref(), Some(&b"0"[..]));
+    assert_eq!(result.value.as_deref(), Some(&b"out"[..]));
+    let expected = [
+        ("seriatim-source", "2:0".to_owned()),
+        ("seriatim-check", rig.check(2, 0).to_string()),
+        ("seriatim-status", "done".to_owned()),
+        ("seriatim-attempt", "1".to_owned()),
+        ("seriatim-worker", "worker-7".to_owned()),
+    ];
+    let found: Vec<_> = result.headers.iter().map(|(n, v)| (text(n), text(v))).collect();
+    assert_eq!(found, expected.map(|(n, v)| (n.to_owned(), v)));
+    stage.drain().await;
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("headers are ASCII")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_answered_in_its_current_round_is_passed_over() {
+    let rig = Rig::new(1, script(|_| async { ok("new") }.boxed())).await;
+    rig.input(0, 6).await;
+    let result = |offset: u64, check: u32, status, round| {
+        let source = (Partition(0), Offset(offset)).into();
+        rig.append_result(0, ResultHeaders { round: Round(round), ..ResultHeaders::new(source, check, status) })
+    };
+    result(1, rig.check(0, 1), Status::Done, 0).await;
+    result(2, rig.check(0, 2) ^ 1, Status::Done, 0).await; // a stranger's
+    result(3, rig.check(0, 3), Status::Retrying, 0).await; // resolves nothing
+    result(4, rig.check(0, 4), Status::Failed, 0).await; // of the round before
+    result(5, rig.check(0, 5), Status::Empty, 3).await;
+    let rounds = [(4, 1), (5, 3)].into();
+    rig.cursor([(0, LaneCursor { rounds, ..lane(1, 100) })]).await;
+    let stage = rig.start("a");
+    rig.until("three more are answered", || rig.results(0).len() == 5 + 3).await;
+    rig.idle().await;
+    assert_eq!(rig.called(), ["0-2", "0-3", "0-4"]);
+    let rounds: Vec<_> = rig.seen(0)[5..].iter().map(|seen| (seen.offset, seen.round)).collect();
+    assert_eq!(rounds, [(2, 0), (3, 0), (4, 1)]);
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_may_pass_is_tried_again_and_told_of() {
+    let rig = Rig::new(
+        1,
+        script(|job| {
+            async move {
+                match (job.source.offset.0, job.attempt) {
+                    (0, 1..=2) => Err(Failure::retry("flaky", "not yet")),
+                    (1, _) => Err(Failure::retry("hopeless", "never")),
+                    (2, _) => Err(Failure::fail("bad", "no")),
+                    (3, 1) => panic!("oh"),
+                    (4, 1) => std::future::pending().await,
+                    _ => ok("fine"),
+                }
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 5).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let stage = rig.start("a");
+    let resolved = |seen: &Seen| seen.status != Status::Retrying;
+    rig.until("all are answered", || rig.seen(0).into_iter().filter(resolved).count() == 5).await;
+    let of = |offset| {
+        let seen = rig.seen(0).into_iter().filter(|seen| seen.offset == offset);
+        seen.map(|seen| (seen.status, seen.attempt, seen.code)).collect::<Vec<_>>()
+    };
+    use Status::{Done, Failed, Retrying};
+    let retrying = |code: &str, attempts: std::ops::RangeInclusive<u32>| {
+        attempts.map(|attempt| (Retrying, attempt, code.to_owned())).collect::<Vec<_>>()
+    };
+    let done = |attempt| [(Done, attempt, String::new())];
+    assert_eq!(of(0), [retrying("flaky", 1..=2), done(3).to_vec()].concat());
+    assert_eq!(of(1), [retrying("hopeless", 1..=4), vec![(Failed, 5, "hopeless".to_owned())]].concat());
+    assert_eq!(of(2), [(Failed, 1, "bad".to_owned())]);
+    assert_eq!(of(3), [retrying("panic", 1..=1), done(2).to_vec()].concat());
+    assert_eq!(of(4), [retrying("timeout", 1..=1), done(2).to_vec()].concat());
+    // 100 ms, then twice as long each time, of which the last half is random.
+    let times: Vec<_> = rig.calls().into_iter().filter(|call| call.id == "0-1").map(|call| call.at).collect();
+    for (index, pair) in times.windows(2).enumerate() {
+        let longest = Duration::from_millis(200 << index);
+        let pause = pair[1] - pair[0];
+        assert!((longest / 2..=longest + Duration::from_millis(2)).contains(&pause), "{index}: {pause:?}");
+    }
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_not_there_is_probed_and_uses_up_no_attempts() {
+    let down = Arc::new(AtomicUsize::new(1));
+    let is_down = Arc::clone(&down);
+    let rig = Rig::new(
+        1,
+        script(move |job| {
+            let result = match is_down.load(Relaxed) {
+                1 => Err(Failure::unreachable("refused", None)),
+                _ => ok(&job.attempt.to_string()),
+            };
+            async move { result }.boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 50).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let mut options = rig.options();
+    options.concurrency = 10;
+    let stage = rig.start_with("a", options);
+    tokio::time::sleep(60 * SECOND).await;
+    let tried = rig.calls().len();
+    // Ten at first; then one each 2.5 to 5 s.
+    assert!((10 + 12..10 + 40).contains(&tried), "{tried} calls");
+    assert!(rig.calls().iter().all(|call| call.attempt == 1 && call.offset < 11));
+    assert_eq!(rig.results(0).len(), 0);
+    down.store(0, Relaxed);
+    rig.until("all are answered", || rig.results(0).len() == 50).await;
+    assert!(rig.seen(0).iter().all(|seen| (seen.status, seen.attempt) == (Status::Done, 1)));
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_asks_for_time_gets_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let rig = Rig::new(
+        1,
+        script(move |_| {
+            let first = asked.fetch_add(1, Relaxed) == 0;
+            let wish = Failure::unreachable("busy", Some(40 * SECOND));
+            async move { if first { Err(wish) } else { ok("") } }.boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 1).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let stage = rig.start("a");
+    rig.until("it is answered", || rig.results(0).len() == 1).await;
+    let calls = rig.calls();
+    let pause = calls[1].at - calls[0].at;
+    assert!((40 * SECOND..41 * SECOND).contains(&pause), "{pause:?}");
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_at_once_as_allowed_over_all_lanes_and_no_more() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (r, m) = (Arc::clone(&running), Arc::clone(&most));
+    let rig = Rig::new(
+        3,
+        script(move |job| {
+            let (running, most) = (Arc::clone(&r), Arc::clone(&m));
+            async move {
+                most.fetch_max(running.fetch_add(1, Relaxed) + 1, Relaxed);
+                // The first of each lane takes long: the others overtake it.
+                tokio::time::sleep(if job.source.offset.0 == 0 { 20 * SECOND } else { SECOND }).await;
+                running.fetch_sub(1, Relaxed);
+                ok("")
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    for lane in 0..3 {
+        rig.input(lane, 20).await;
+    }
+    rig.cursor([0, 1, 2].map(|number| (number, lane(0, 100)))).await;
+    let mut options = rig.options();
+    options.concurrency = 12;
+    let stage = rig.start_with("a", options);
+    rig.until("all but the first are answered", || (0..3).all(|lane| rig.results(lane).len() >= 19)).await;
+    assert_eq!(running.load(Relaxed), 3, "the slow ones are still at it");
+    assert_eq!(most.load(Relaxed), 12);
+    // Each lane had its share from the beginning.
+    let first = rig.calls().into_iter().take(12).map(|call| call.lane);
+    let mut shares = [0; 3];
+    first.for_each(|lane| shares[lane as usize] += 1);
+    assert_eq!(shares, [4, 4, 4]);
+    rig.until("all are answered", || (0..3).all(|lane| rig.results(lane).len() == 20)).await;
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_ends_what_is_under_way_and_the_next_one_goes_on_from_there() {
+    let rig = Rig::new(
+        1,
+        script(|job| {
+            async move {
+                tokio::time::sleep(SECOND).await;
+                ok(&job.id())
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 10).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let mut options = rig.options();
+    options.concurrency = 4;
+    let stage = rig.start_with("a", options);
+    rig.until("four are begun", || rig.calls().len() == 4).await;
+    stage.drain().await;
+    assert_eq!((rig.calls().len(), rig.results(0).len()), (4, 4));
+    // Retention may have taken the results; the group knows where to go on.
+    rig.log.delete_below(&rig.topics.results.partition(Partition(0)), Offset(4)).expect("there is such a partition");
+    let stage = rig.start("b");
+    rig.until("the others are answered", || rig.results(0).len() == 6).await;
+    assert_eq!(rig.calls().len(), 10);
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_repeats_only_what_has_no_result() {
+    let rig = Rig::new(
+        1,
+        script(|job| {
+            async move {
+                tokio::time::sleep(if job.source.offset.0 % 3 == 0 { 100 * SECOND } else { SECOND }).await;
+                ok("")
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 30).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let mut options = rig.options();
+    options.timeout = 200 * SECOND;
+    let stage = rig.start_with("a", options.clone());
+    rig.until("two of three are answered", || rig.results(0).len() == 20).await;
+    stage.crash();
+    let stage = rig.start_with("b", options);
+    rig.until("all are answered", || rig.results(0).len() == 30).await;
+    let mut again = rig.called().split_off(30);
+    again.sort_by_key(|id| id[2..].parse::<u64>().expect("an offset"));
+    let expected: Vec<_> = (0..30).step_by(3).map(|offset| format!("0-{offset}")).collect();
+    assert_eq!(again, expected);
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_moves_to_another_member_without_waiting_for_slow_work() {
+    let rig = Rig::new(
+        2,
+        script(|job| {
+            async move {
+                if job.source.offset.0 == 0 {
+                    tokio::time::sleep(25 * SECOND).await;
+                }
+                ok("")
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    for number in 0..2 {
+        rig.input(number, 3).await;
+    }
+    rig.cursor([0, 1].map(|number| (number, lane(0, 100)))).await;
+    let first = rig.start("a");
+    rig.until("the quick ones are answered", || (0..2).all(|lane| rig.results(lane).len() == 2)).await;
+    let since = tokio::time::Instant::now();
+    let second = rig.start("b");
+    rig.until("the slow one of the lane that moved is begun again", || rig.calls().len() == 7).await;
+    assert!(since.elapsed() < 10 * SECOND, "it took {:?}", since.elapsed());
+    // Both finish; the late result of the first is a harmless duplicate.
+    rig.until("both ends are there", || (0..2).map(|lane| rig.results(lane).len()).sum::<usize>() == 7).await;
+    first.drain().await;
+    second.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_the_work_topic_go_first_and_their_round_is_answered() {
+    let rig = Rig::new(
+        1,
+        script(|job| {
+            async move {
+                tokio::time::sleep(SECOND).await;
+                ok(std::str::from_utf8(job.body()).expect("text"))
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 8).await;
+    let source = (Partition(0), Offset(3)).into();
+    let headers =
+        ResultHeaders { status: None, round: Round(2), ..ResultHeaders::new(source, rig.check(0, 3), Status::Done) };
+    rig.append_work(5, b"from the work topic", headers).await;
+    rig.append_work(6, b"garbage", headers).await;
+    let mut options = rig.options();
+    options.concurrency = 1;
+    let stage = rig.start_with("a", options.clone());
+    rig.until("both are answered", || rig.results(0).len() == 2).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let seen = rig.seen(0);
+    assert_eq!((seen[0].offset, seen[0].round, seen[0].check), (3, 2, rig.check(0, 3)));
+    assert_eq!(rig.results(0)[0].value.as_deref(), Some(&b"from the work topic"[..]));
+    rig.until("some more are answered", || rig.results(0).len() == 5).await;
+    rig.append_work(5, b"urgent", headers).await;
+    rig.until("the urgent one, too", || rig.results(0).iter().any(|r| r.value.as_deref() == Some(b"urgent"))).await;
+    assert!(rig.results(0).len() <= 8, "it did not wait for the lane: {}", rig.results(0).len());
+    stage.drain().await;
+    // The group has stored that they are answered.
+    let calls = rig.calls().len();
+    let stage = rig.start_with("b", options);
+    rig.until("the rest is answered", || rig.results(0).len() == 3 + 8).await;
+    assert_eq!(rig.calls().len() - calls, 11 - calls);
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_cannot_be_written_fail_and_stall_nothing() {
+    let rig = Rig::new(
+        1,
+        script(|job| {
+            async move {
+                Ok(match job.source.offset.0 {
+                    0 => Answer::One(Output::new(vec![b'x'; 2001].into())),
+                    1 => Answer::One(Output {
+                        headers: vec![("Seriatim-Epoch".into(), "1".into())],
+                        ..Output::default()
+                    }),
+                    2 => Answer::One(Output {
+                        headers: vec![("x".into(), vec![b'x'; 100_000].into())],
+                        ..Output::default()
+                    }),
+                    3 => Answer::One(Output::new(vec![b'x'; 1900].into())), // fits the options, not the log
+                    4 => Answer::Empty,
+                    5 => Answer::Several("[{\"body\":1}]".into()),
+                    _ => Answer::One(Output::new("fine".into())),
+                })
+            }
+            .boxed()
+        }),
+    )
+    .await;
+    rig.input(0, 7).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    rig.refuse_over(1500);
+    let mut options = rig.options();
+    options.max_output = 2000;
+    let stage = rig.start_with("a", options);
+    rig.until("all are answered", || rig.results(0).len() == 7).await;
+    let mut found: Vec<_> = rig.seen(0).into_iter().map(|seen| (seen.offset, seen.status, seen.code)).collect();
+    found.sort_by_key(|(offset, ..)| *offset);
+    let expected = [
+        (0, Status::Failed, "output-too-large"),
+        (1, Status::Failed, "output-invalid"),
+        (2, Status::Failed, "output-too-large"),
+        (3, Status::Failed, "output-refused"),
+        (4, Status::Empty, ""),
+        (5, Status::Done, ""),
+        (6, Status::Done, ""),
+    ];
+    assert_eq!(found, expected.map(|(offset, status, code)| (offset, status, code.to_owned())));
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_log_takes_no_results_nothing_new_is_begun_and_none_is_lost() {
+    let rig = Rig::new(1, script(|_| async { ok("") }.boxed())).await;
+    rig.input(0, 3000).await;
+    rig.cursor([(0, lane(0, 10_000))]).await;
+    rig.log.set_faults(Faults { append_unavailable: 1.0, ..Faults::default() });
+    let mut options = rig.options();
+    options.concurrency = 20;
+    let stage = rig.start_with("a", options);
+    tokio::time::sleep(60 * SECOND).await;
+    let begun = rig.calls().len();
+    assert!((20..=100).contains(&begun), "{begun} were begun");
+    rig.log.set_faults(Faults {
+        append_unknown_lost: 0.2,
+        append_unknown_written: 0.2,
+        append_unavailable: 0.2,
+        acknowledge_delay: Delay::always(Duration::ZERO..Duration::from_millis(50)),
+        ..Faults::default()
+    });
+    rig.until("all are answered", || rig.answered(0) == 3000).await;
+    assert_eq!(rig.calls().len(), 3000, "none is worked on twice for the log's sake");
+    stage.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_fails_every_record_is_answered_and_none_above_the_limit() {
+    for seed in 0..30 {
+        let rig = Rig::seeded(
+            seed,
+            2,
+            script(move |job| {
+                let mut rng = fastrand::Rng::with_seed(seed ^ job.source.offset.0 ^ u64::from(job.attempt) << 32);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(rng.u64(0..300))).await;
+                    match rng.u32(0..10) {
+                        0 => Err(Failure::retry("flaky", "")),
+                        1 => Err(Failure::unreachable("gone", None)),
+                        _ => ok(""),
+                    }
+                }
+                .boxed()
+            }),
+        )
+        .await;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for number in 0..2 {
+            rig.input(number, 60).await;
+        }
+        rig.cursor([0, 1].map(|number| (number, lane(0, 40)))).await;
+        rig.log.set_faults(Faults::mixed(&mut rng));
+        let mut stages = vec![rig.start("a"), rig.start("b")];
+        for turn in 0..6 {
+            tokio::time::sleep(Duration::from_millis(rng.u64(0..5000))).await;
+            let victim = rng.usize(0..stages.len());
+            stages.swap_remove(victim).crash();
+            stages.push(rig.start(&format!("m{turn}")));
+        }
+        assert!(rig.calls().iter().all(|call| call.offset < 40), "seed {seed}");
+        rig.log.set_faults(Faults::default());
+        rig.cursor([0, 1].map(|number| (number, lane(0, 1000)))).await;
+        rig.until(&format!("seed {seed}: all are answered"), || (0..2).all(|lane| rig.answered(lane) == 60)).await;
+        for stage in stages {
+            stage.drain().await;
+        }
+    }
+}
