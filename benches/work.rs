@@ -28,11 +28,13 @@ fn main() {
         println!("{name:<32} {rate:>10.0} records/s");
     };
     measured("echo", 2_000_000, 1000, Arc::new(Echo));
-    let filter = jq::Options { filter: ".".to_owned(), patience: std::time::Duration::from_secs(5), max_output: 1 << 20 };
+    let filter =
+        jq::Options { filter: ".".to_owned(), patience: std::time::Duration::from_secs(5), max_output: 1 << 20 };
     measured("jq '.'", 200_000, 1000, Arc::new(Jq::new(filter).expect("it is a filter")));
     let address = serve();
     for concurrency in [100, 1000] {
-        let options = http::Options { url: format!("http://{address}/"), connections: concurrency, max_output: 1 << 20 };
+        let options =
+            http::Options { url: format!("http://{address}/"), connections: concurrency, max_output: 1 << 20 };
         let worker = Arc::new(Http::new(options).expect("it is a URL"));
         measured(&format!("http, {concurrency} at once"), 200_000, concurrency, worker);
     }

@@ -65,7 +65,8 @@ pub struct Options {
 pub struct Retry {
     /// Attempts in all, the first included: 5. At least 1.
     pub attempts: u32,
-    /// The pause after the first attempt: 200 ms. Doubles with each; the last half of it is random.
+    /// The pause after the first attempt: 200 ms. Doubles with each, up to two thirds of `cap`; up
+    /// to half of it is added at random.
     pub backoff: Duration,
     /// The longest pause: 30 s.
     pub cap: Duration,

@@ -95,6 +95,15 @@ impl Breaker {
         !matches!(self.state, State::Closed { .. })
     }
 
+    /// While calls are held back: when the next probe may go, unless what is under way says more.
+    #[must_use]
+    pub const fn until(&self) -> Option<Duration> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until, .. } | State::Probing { until, .. } => Some(until),
+        }
+    }
+
     fn open(&mut self, now: Duration, asked: Duration, doublings: u32) {
         let until = now.saturating_add(self.wait(doublings)).max(asked);
         self.state = State::Open { until, doublings };

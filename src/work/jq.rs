@@ -55,18 +55,10 @@ impl Jq {
         let threads = Threads::start(options.filter.clone(), options.max_output);
         Ok(Self { options, threads })
     }
-
-    async fn run(&self, job: Job) -> Result<Answer, Failure> {
-        let patience = self.options.patience;
-        match tokio::time::timeout(patience, self.threads.run(job)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::fail("filter-too-slow", format_args!("the filter still runs after {patience:?}"))),
-        }
-    }
 }
 
 impl Processor for Jq {
     fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
-        Box::pin(self.run(job))
+        Box::pin(self.threads.run(job, self.options.patience))
     }
 }

@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn arrays_are_taken_whole_or_not_at_all() {
-        let good = r#"[{"body":null},{"destination":"a, b","key":"k","headers":{"x":"1"},"contentType":"text/plain","body":"t"},{"bodyBase64":"AAE="}]"#;
+        let good = r#"[{"body":null},{"destination":"a, b","key":"k","headers":{"x":"1"},"contentType":"text/plain",
+            "body":"t"},{"bodyBase64":"AAE="}]"#;
         assert_eq!(check(good.as_bytes()).map(|outputs| outputs.len()), Ok(3));
         for (bad, says) in [
             ("{}", "array"),

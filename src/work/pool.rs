@@ -10,10 +10,10 @@ use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 
-use super::Retry;
 use super::feed::{FeedId, Task};
 use super::gate::Gate;
 use super::processor::{Answer, Failure, Job, Processor};
+use crate::order::Backoff;
 use crate::record::{Offset, Timestamp};
 
 /// Records that wait for another attempt are held in memory: beyond this nothing new is begun
@@ -38,7 +38,7 @@ pub(super) struct Finished {
 pub(super) struct Pool {
     processor: Arc<dyn Processor>,
     timeout: Duration,
-    retry: Retry,
+    retry: Backoff,
     rng: fastrand::Rng,
     pub(super) gate: Gate,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
@@ -55,11 +55,11 @@ impl Pool {
         processor: Arc<dyn Processor>,
         concurrency: usize,
         timeout: Duration,
-        retry: Retry,
+        retry: Backoff,
         rng: fastrand::Rng,
     ) -> Self {
         let (again, waiting) = (BTreeMap::new(), BTreeMap::new());
-        let (gate, running) = (Gate::new(concurrency), FuturesUnordered::new());
+        let (gate, running) = (Gate::new(concurrency, Instant::now()), FuturesUnordered::new());
         Self { processor, timeout, retry, rng, gate, running, again, waiting, waited: 0, held_bytes: 0 }
     }
 
@@ -90,9 +90,9 @@ impl Pool {
     }
 
     /// Begins an attempt; it has ended already where the processor answers at once.
-    pub(super) fn begin(&mut self, mut task: Task, now: Timestamp) -> Option<Finished> {
-        let probe = self.gate.begin();
-        let job = self.job(&task, now);
+    pub(super) fn begin(&mut self, mut task: Task, now: Instant, time: Timestamp) -> Option<Finished> {
+        let probe = self.gate.begin(now);
+        let job = self.job(&task, time);
         let at_once = std::panic::catch_unwind(AssertUnwindSafe(|| self.processor.at_once(&job)))
             .unwrap_or_else(|panic| Some(Err(panicked(&*panic))));
         if let Some(outcome) = at_once {
@@ -100,7 +100,7 @@ impl Pool {
         }
         // The frame it came in may be large, and work may take long.
         task.record = task.record.detached();
-        let job = self.job(&task, now);
+        let job = self.job(&task, time);
         let (processor, timeout) = (Arc::clone(&self.processor), self.timeout);
         self.running.push(attempt(processor, task, job, timeout, probe).boxed());
         None
@@ -125,11 +125,6 @@ impl Pool {
         self.running.next().now_or_never().flatten()
     }
 
-    /// Tells the gate that the worker was there.
-    pub(super) fn reached(&mut self, finished: &Finished) {
-        self.gate.reached(finished.probe);
-    }
-
     /// The worker was not there: the same attempt again once it is, where the record is still ours.
     pub(super) fn unreachable(
         &mut self,
@@ -138,7 +133,7 @@ impl Pool {
         is_ours: bool,
         now: Instant,
     ) {
-        self.gate.unreachable(finished.probe, retry_after, now, &mut self.rng);
+        self.gate.unreachable(finished.probe, retry_after, now);
         if !is_ours {
             return;
         }
@@ -147,16 +142,13 @@ impl Pool {
         self.again.insert((task.offset, task.feed), task);
     }
 
-    /// Whether an attempt was the last.
-    pub(super) const fn was_last(&self, task: &Task) -> bool {
-        task.attempt >= self.retry.attempts
+    /// The pause before the attempt after this one, `None` where it was the last.
+    pub(super) fn pause_after(&mut self, task: &Task) -> Option<Duration> {
+        self.retry.delay(task.attempt, self.rng.u64(..))
     }
 
     /// Waits for the next attempt.
-    pub(super) fn retry_later(&mut self, mut task: Task, now: Instant) {
-        let grown = self.retry.backoff.saturating_mul(1 << (task.attempt - 1).min(16)).min(self.retry.cap);
-        // Between half and all of it, so that records that failed together do not come back together.
-        let pause = grown.mul_f64(self.rng.f64().mul_add(0.5, 0.5));
+    pub(super) fn retry_later(&mut self, mut task: Task, pause: Duration, now: Instant) {
         task.attempt += 1;
         self.held_bytes += size(&task);
         self.waited += 1;

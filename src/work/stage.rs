@@ -13,9 +13,10 @@ use super::pool::{Finished, Pool};
 use super::processor::{Class, Processor};
 use super::seats::Seats;
 use super::tally::Tally;
-use super::{Error, Options};
+use super::{Error, Options, Retry};
 use crate::log::{self, Event, Log, Membership, Topic, TopicPartition};
 use crate::metrics::Attempt;
+use crate::order::Backoff;
 use crate::topics::Topics;
 
 /// How often the group stores how far each partition is answered. After a crash so much is looked
@@ -74,7 +75,9 @@ impl Stage {
     ) -> Self {
         let Options { group, concurrency, timeout, retry, max_output } = options;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let pool = Pool::new(processor, concurrency.max(1), timeout, retry, rng.fork());
+        let Retry { attempts, backoff, cap } = retry;
+        let backoff = Backoff { base: backoff, cap, attempts };
+        let pool = Pool::new(processor, concurrency.max(1), timeout, backoff, rng.fork());
         let outbox = Outbox::new(Arc::clone(&log), topics.results.clone(), &member, max_output, rng.fork());
         let (now, joined) = (Instant::now(), [topics.input.clone(), topics.work.clone()]);
         let seats = Seats::new(Arc::clone(&log), topics);
@@ -200,7 +203,7 @@ impl Stage {
             let task = if fresh { task.or_else(|| self.seats.take(&mut lanes)) } else { task };
             let Some(task) = task else { return };
             self.turn = task.feed;
-            if let Some(finished) = self.pool.begin(task, time) {
+            if let Some(finished) = self.pool.begin(task, now, time) {
                 self.finished(finished);
             }
         }
@@ -215,7 +218,7 @@ impl Stage {
         let is_ours = self.seats.feed_mut(finished.task.feed).is_some();
         let failure = match &finished.outcome {
             Ok(answer) => {
-                self.pool.reached(&finished);
+                self.pool.gate.reached(now);
                 let outcome = self.outbox.answer(&finished.task, answer);
                 return self.tally.count(if outcome.is_ok() { Attempt::Done } else { Attempt::Failed });
             }
@@ -225,18 +228,21 @@ impl Stage {
             self.tally.count(Attempt::Unreachable);
             return self.pool.unreachable(finished, retry_after, is_ours, now);
         }
-        self.pool.reached(&finished);
-        let retried = failure.class == Class::Retry && !self.pool.was_last(&finished.task);
-        self.tally.count(match (finished.timed_out, retried) {
+        self.pool.gate.reached(now);
+        let retry = failure.class == Class::Retry;
+        let pause = retry.then(|| self.pool.pause_after(&finished.task)).flatten();
+        self.tally.count(match (finished.timed_out, pause.is_some()) {
             (true, _) => Attempt::TimedOut,
             (false, true) => Attempt::Retried,
             (false, false) => Attempt::Failed,
         });
-        if !retried {
-            self.outbox.failed(&finished.task, failure);
-        } else if is_ours {
-            self.outbox.retrying(&finished.task, failure);
-            self.pool.retry_later(finished.task, now);
+        match pause {
+            None => self.outbox.failed(&finished.task, failure),
+            Some(pause) if is_ours => {
+                self.outbox.retrying(&finished.task, failure);
+                self.pool.retry_later(finished.task, pause, now);
+            }
+            Some(_) => {}
         }
     }
 

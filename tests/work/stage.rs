@@ -1,7 +1,7 @@
 //! The work stage on the log in memory, under virtual time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::{Rig, Seen, lane, script};
@@ -125,12 +125,12 @@ async fn a_failure_that_may_pass_is_tried_again_and_told_of() {
     assert_eq!(of(2), [(Failed, 1, "bad".to_owned())]);
     assert_eq!(of(3), [retrying("panic", 1..=1), done(2).to_vec()].concat());
     assert_eq!(of(4), [retrying("timeout", 1..=1), done(2).to_vec()].concat());
-    // 100 ms, then twice as long each time, of which the last half is random.
+    // 200 ms, then twice as long each time, and up to half of it more.
     let times: Vec<_> = rig.calls().into_iter().filter(|call| call.id == "0-1").map(|call| call.at).collect();
     for (index, pair) in times.windows(2).enumerate() {
-        let longest = Duration::from_millis(200 << index);
+        let least = Duration::from_millis(200 << index);
         let pause = pair[1] - pair[0];
-        assert!((longest / 2..=longest + Duration::from_millis(2)).contains(&pause), "{index}: {pause:?}");
+        assert!((least..=least * 3 / 2 + Duration::from_millis(2)).contains(&pause), "{index}: {pause:?}");
     }
     stage.drain().await;
 }
@@ -157,8 +157,8 @@ async fn a_worker_that_is_not_there_is_probed_and_uses_up_no_attempts() {
     let stage = rig.start_with("a", options);
     tokio::time::sleep(60 * SECOND).await;
     let tried = rig.calls().len();
-    // Ten at first; then one each 2.5 to 5 s.
-    assert!((10 + 12..10 + 40).contains(&tried), "{tried} calls");
+    // Ten at first, then one after 200 ms, 400 ms, 800 ms... up to 30 s.
+    assert_eq!(tried, 10 + 8);
     assert!(rig.calls().iter().all(|call| call.attempt == 1 && call.offset < 11));
     assert_eq!(rig.results(0).len(), 0);
     down.store(0, Relaxed);
@@ -174,7 +174,7 @@ async fn a_worker_that_asks_for_time_gets_it() {
         1,
         script(move |_| {
             let first = asked.fetch_add(1, Relaxed) == 0;
-            let wish = Failure::unreachable("busy", Some(40 * SECOND));
+            let wish = Failure::unreachable("busy", Some(20 * SECOND));
             async move { if first { Err(wish) } else { ok("") } }.boxed()
         }),
     )
@@ -185,7 +185,7 @@ async fn a_worker_that_asks_for_time_gets_it() {
     rig.until("it is answered", || rig.results(0).len() == 1).await;
     let calls = rig.calls();
     let pause = calls[1].at - calls[0].at;
-    assert!((40 * SECOND..41 * SECOND).contains(&pause), "{pause:?}");
+    assert!((20 * SECOND..21 * SECOND).contains(&pause), "{pause:?}");
     stage.drain().await;
 }
 
@@ -431,24 +431,21 @@ async fn while_the_log_takes_no_results_nothing_new_is_begun_and_none_is_lost() 
 
 #[tokio::test(start_paused = true)]
 async fn whatever_fails_every_record_is_answered_and_none_above_the_limit() {
-    for seed in 0..30 {
-        let rig = Rig::seeded(
-            seed,
-            2,
-            script(move |job| {
-                let mut rng = fastrand::Rng::with_seed(seed ^ job.source.offset.0 ^ u64::from(job.attempt) << 32);
-                async move {
-                    tokio::time::sleep(Duration::from_millis(rng.u64(0..300))).await;
-                    match rng.u32(0..10) {
-                        0 => Err(Failure::retry("flaky", "")),
-                        1 => Err(Failure::unreachable("gone", None)),
-                        _ => ok(""),
-                    }
+    for seed in 0..12 {
+        let chance = Mutex::new(fastrand::Rng::with_seed(!seed));
+        let moody = script(move |_| {
+            let mut rng = chance.lock().expect("no holder panics").fork();
+            async move {
+                tokio::time::sleep(Duration::from_millis(rng.u64(0..300))).await;
+                match rng.u32(0..10) {
+                    0 => Err(Failure::retry("flaky", "")),
+                    1 => Err(Failure::unreachable("gone", None)),
+                    _ => ok(""),
                 }
-                .boxed()
-            }),
-        )
-        .await;
+            }
+            .boxed()
+        });
+        let rig = Rig::seeded(seed, 2, moody).await;
         let mut rng = fastrand::Rng::with_seed(seed);
         for number in 0..2 {
             rig.input(number, 60).await;

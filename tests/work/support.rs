@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A call that the processor has had.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Call {
-    pub id: String,
-    pub lane: u32,
-    pub offset: u64,
-    pub attempt: u32,
-    pub at: Instant,
+pub(crate) struct Call {
+    pub(crate) id: String,
+    pub(crate) lane: u32,
+    pub(crate) offset: u64,
+    pub(crate) attempt: u32,
+    pub(crate) at: Instant,
 }
 
 type Script = dyn Fn(Job) -> BoxFuture<'static, Result<Answer, Failure>> + Send + Sync;
@@ -53,72 +53,72 @@ impl Processor for Scripted {
 }
 
 /// What the processor does with each job.
-pub fn script(
+pub(crate) fn script(
     script: impl Fn(Job) -> BoxFuture<'static, Result<Answer, Failure>> + Send + Sync + 'static,
 ) -> Box<Script> {
     Box::new(script)
 }
 
 /// A lane whose owner has released everything below `frontier` and lets work go on below `limit`.
-pub fn lane(frontier: u64, limit: u64) -> LaneCursor {
+pub(crate) fn lane(frontier: u64, limit: u64) -> LaneCursor {
     LaneCursor { frontier, limit, ..LaneCursor::default() }
 }
 
 /// A result as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub offset: u64,
-    pub status: Status,
-    pub round: u32,
-    pub check: u32,
-    pub attempt: u32,
+pub(crate) struct Seen {
+    pub(crate) offset: u64,
+    pub(crate) status: Status,
+    pub(crate) round: u32,
+    pub(crate) check: u32,
+    pub(crate) attempt: u32,
     /// The error's code.
-    pub code: String,
+    pub(crate) code: String,
     /// The error.
-    pub error: serde_json::Value,
+    pub(crate) error: serde_json::Value,
 }
 
-pub struct Rig {
-    pub log: Memory,
-    pub topics: Topics,
+pub(crate) struct Rig {
+    pub(crate) log: Memory,
+    pub(crate) topics: Topics,
     picky: Arc<Picky>,
     processor: Arc<dyn Processor>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
 /// A stage that runs.
-pub struct Running {
+pub(crate) struct Running {
     task: JoinHandle<Result<(), work::Error>>,
     drain: CancellationToken,
 }
 
 impl Running {
     /// Asks it to end, and waits until it has.
-    pub async fn drain(self) {
+    pub(crate) async fn drain(self) {
         self.drain.cancel();
         let end = tokio::time::timeout(Duration::from_secs(120), self.task).await;
         end.expect("it drains in time").expect("it does not panic").expect("it ends well");
     }
 
     /// Drops it where it stands.
-    pub fn crash(self) {
+    pub(crate) fn crash(self) {
         self.task.abort();
     }
 }
 
 impl Rig {
-    pub async fn new(lanes: u32, script: Box<Script>) -> Self {
+    pub(crate) async fn new(lanes: u32, script: Box<Script>) -> Self {
         Self::seeded(1, lanes, script).await
     }
 
-    pub async fn seeded(seed: u64, lanes: u32, script: Box<Script>) -> Self {
+    pub(crate) async fn seeded(seed: u64, lanes: u32, script: Box<Script>) -> Self {
         let calls = Arc::<Mutex<Vec<Call>>>::default();
         let scripted = Arc::new(Scripted { script, calls: Arc::clone(&calls) });
         Self { calls, ..Self::with(seed, lanes, scripted).await }
     }
 
     /// With a processor of its own, whose calls are not seen.
-    pub async fn with(seed: u64, lanes: u32, processor: Arc<dyn Processor>) -> Self {
+    pub(crate) async fn with(seed: u64, lanes: u32, processor: Arc<dyn Processor>) -> Self {
         let log = Memory::new(seed);
         let topics = Topics::derive("t", &["default"], lanes, lanes.min(2));
         let shape = |partitions| TopicShape { partitions, cleanup: Cleanup::Delete };
@@ -133,15 +133,15 @@ impl Rig {
         Self { log, topics, picky, processor, calls: Arc::default() }
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options::for_pipeline("t")
     }
 
-    pub fn start(&self, member: &str) -> Running {
+    pub(crate) fn start(&self, member: &str) -> Running {
         self.start_with(member, self.options())
     }
 
-    pub fn start_with(&self, member: &str, options: Options) -> Running {
+    pub(crate) fn start_with(&self, member: &str, options: Options) -> Running {
         let (drain, processor) = (CancellationToken::new(), Arc::clone(&self.processor));
         let log: Arc<dyn Log> = self.picky.clone();
         let stage = work::run(log, self.topics.clone(), options, processor, member.to_owned(), 7, drain.clone());
@@ -149,7 +149,7 @@ impl Rig {
     }
 
     /// The log refuses batches over so many bytes.
-    pub fn refuse_over(&self, bytes: usize) {
+    pub(crate) fn refuse_over(&self, bytes: usize) {
         self.picky.refuse_over.store(bytes, Relaxed);
     }
 
@@ -168,14 +168,14 @@ impl Rig {
     }
 
     /// Appends records to a lane, in one batch.
-    pub async fn input(&self, lane: u32, count: u64) {
+    pub(crate) async fn input(&self, lane: u32, count: u64) {
         let mut builder = BatchBuilder::default();
         (0..count).for_each(|n| builder.push(Some(b"key"), Some(n.to_string().as_bytes()), |_| {}));
         self.append(self.topics.input.partition(Partition(lane)), builder.finish()).await;
     }
 
     /// Appends records with these bodies to lane 0, as JSON, and lets all of them be worked on.
-    pub async fn bodies(&self, bodies: &[&str]) {
+    pub(crate) async fn bodies(&self, bodies: &[&str]) {
         let mut builder = BatchBuilder::default();
         for body in bodies {
             builder.push(Some(b"key"), Some(body.as_bytes()), |h| h.put(Name::ContentType, b"application/json"));
@@ -185,7 +185,7 @@ impl Rig {
     }
 
     /// Publishes a cursor of each control partition that these lanes hang on.
-    pub async fn cursor(&self, lanes: impl IntoIterator<Item = (u32, LaneCursor)>) {
+    pub(crate) async fn cursor(&self, lanes: impl IntoIterator<Item = (u32, LaneCursor)>) {
         let mut cursors: BTreeMap<Partition, OwnerCursor> = BTreeMap::new();
         for (number, lane) in lanes {
             let control = self.topics.control_of(Partition(number)).partition;
@@ -198,45 +198,45 @@ impl Rig {
         }
     }
 
-    pub async fn append_result(&self, lane: u32, headers: ResultHeaders<'_>) {
+    pub(crate) async fn append_result(&self, lane: u32, headers: ResultHeaders<'_>) {
         let mut builder = BatchBuilder::default();
         builder.push(None, None, |h| headers.encode(h));
         self.append(self.topics.results.partition(Partition(lane)), builder.finish()).await;
     }
 
-    pub async fn append_work(&self, partition: u32, value: &[u8], headers: ResultHeaders<'_>) {
+    pub(crate) async fn append_work(&self, partition: u32, value: &[u8], headers: ResultHeaders<'_>) {
         let mut builder = BatchBuilder::default();
         builder.push(None, Some(value), |h| headers.encode(h));
         self.append(self.topics.work.partition(Partition(partition)), builder.finish()).await;
     }
 
     /// The check of an input record.
-    pub fn check(&self, lane: u32, offset: u64) -> u32 {
+    pub(crate) fn check(&self, lane: u32, offset: u64) -> u32 {
         let records = self.log.snapshot(&self.topics.input.partition(Partition(lane)));
         let record = records.iter().find(|record| record.offset == Offset(offset)).expect("there is such a record");
         check(&with_headers(record).iter().next().expect("it is one record"))
     }
 
-    pub fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().expect("no holder panics").clone()
     }
 
     /// The ids of the calls, in order.
-    pub fn called(&self) -> Vec<String> {
+    pub(crate) fn called(&self) -> Vec<String> {
         self.calls().into_iter().map(|call| call.id).collect()
     }
 
-    pub fn results(&self, lane: u32) -> Vec<Stored> {
+    pub(crate) fn results(&self, lane: u32) -> Vec<Stored> {
         self.log.snapshot(&self.topics.results.partition(Partition(lane)))
     }
 
     /// The results of a lane, decoded.
-    pub fn seen(&self, lane: u32) -> Vec<Seen> {
+    pub(crate) fn seen(&self, lane: u32) -> Vec<Seen> {
         self.results(lane).iter().map(seen).collect()
     }
 
     /// What became of the records of lane 0 in the end, in input order.
-    pub fn ends(&self) -> Vec<(Seen, Stored)> {
+    pub(crate) fn ends(&self) -> Vec<(Seen, Stored)> {
         let results = self.results(0);
         let mut ends: Vec<_> = results.into_iter().map(|stored| (seen(&stored), stored)).collect();
         ends.retain(|(seen, _)| seen.status != Status::Retrying);
@@ -245,22 +245,22 @@ impl Rig {
     }
 
     /// How many records of a lane have a result.
-    pub fn answered(&self, lane: u32) -> usize {
+    pub(crate) fn answered(&self, lane: u32) -> usize {
         let resolved = self.seen(lane).into_iter().filter(|seen| seen.status != Status::Retrying);
         resolved.map(|seen| seen.offset).collect::<BTreeSet<_>>().len()
     }
 
-    /// Waits until something holds; a minute of silence is a failure.
-    pub async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let patience = Instant::now() + Duration::from_secs(900);
+    /// Waits until something holds; five minutes in vain are a failure.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let patience = Instant::now() + Duration::from_secs(300);
         while !holds() {
             assert!(Instant::now() < patience, "waited in vain until {what}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// Lets everything happen that is going to happen soon.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
 }

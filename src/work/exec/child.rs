@@ -197,7 +197,8 @@ async fn talk(running: &mut Running, asks: &mut mpsc::Receiver<Ask>, pending: &m
 /// How a process ended that has closed its output; one that goes on all the same is killed.
 async fn ended(process: &mut process::Child) -> String {
     if let Ok(status) = tokio::time::timeout(LAST_BREATH, process.wait()).await {
-        return status.map_or_else(|error| format!("it closed its output: {error}"), |status| format!("it ended: {status}"));
+        return status
+            .map_or_else(|error| format!("it closed its output: {error}"), |status| format!("it ended: {status}"));
     }
     "it closed its output".to_owned()
 }

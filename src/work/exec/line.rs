@@ -131,7 +131,7 @@ fn single(output: OutputJson, json: &str) -> Output {
     let (body, natural) = match (body, body_base64) {
         (Some(serde_json::Value::String(text)), _) => (text.into_bytes(), None),
         (Some(value), _) => {
-            let written = serde_json::from_str(json).map(|[Written { body }]| body.get().to_owned());
+            let written = serde_json::from_str::<[Written<'_>; 1]>(json).map(|[only]| only.body.get().to_owned());
             (written.unwrap_or_else(|_| value.to_string()).into_bytes(), Some("application/json".to_owned()))
         }
         (None, base64) => (BASE64_STANDARD.decode(base64.unwrap_or_default()).unwrap_or_default(), None),
@@ -164,13 +164,12 @@ mod tests {
 
     #[test]
     fn a_job_is_one_line_whatever_its_body() {
-        let head = r#"{"id":"1-2","lane":1,"offset":2,"#;
-        assert_eq!(
-            encoded(Some(b"k"), b"{\r\n \"a\": 1.00 }", b"application/json; charset=utf-8"),
-            format!(
-                "{head}\"key\":\"k\",\"attempt\":3,\"headers\":{{\"x\":\"1\"}},\"contentType\":\"application/json; charset=utf-8\",\"body\":{{   \"a\": 1.00 }}}}\n"
-            )
+        let expected = concat!(
+            r#"{"id":"1-2","lane":1,"offset":2,"key":"k","attempt":3,"headers":{"x":"1"},"#,
+            r#""contentType":"application/json; charset=utf-8","body":{   "a": 1.00 }}"#,
+            "\n"
         );
+        assert_eq!(encoded(Some(b"k"), b"{\r\n \"a\": 1.00 }", b"application/json; charset=utf-8"), expected);
         assert!(encoded(None, b"a\nb", b"text/plain").ends_with("\"body\":\"a\\nb\"}\n"));
         assert!(encoded(None, b"{", b"application/json").ends_with("\"body\":\"{\"}\n"));
         let binary = encoded(Some(&[0xff]), &[0xff, 0], b"x/y");

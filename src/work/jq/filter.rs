@@ -113,7 +113,9 @@ fn answer(mut outputs: Vec<Vec<u8>>) -> Answer {
 /// and `null` might be taken for no body.
 fn element(json: &[u8]) -> String {
     match std::str::from_utf8(json) {
-        Ok(text) if !text.starts_with('"') && text != "null" => format!(r#"{{"contentType":"application/json","body":{text}}}"#),
+        Ok(text) if !text.starts_with('"') && text != "null" => {
+            format!(r#"{{"contentType":"application/json","body":{text}}}"#)
+        }
         _ => format!(r#"{{"contentType":"application/json","bodyBase64":"{}"}}"#, BASE64_STANDARD.encode(json)),
     }
 }

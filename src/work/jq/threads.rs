@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,7 @@ const MAX_STUCK: usize = 8;
 
 struct Ask {
     job: Job,
+    started: oneshot::Sender<()>,
     answer: oneshot::Sender<Result<Answer, Failure>>,
     state: Arc<AtomicUsize>,
 }
@@ -53,14 +55,20 @@ impl Threads {
         Self { asks: sender, shared }
     }
 
-    /// Runs the filter on a job. Dropping the future abandons it, even while it runs.
-    pub(super) async fn run(&self, job: Job) -> Result<Answer, Failure> {
+    /// Runs the filter on a job, for as long as `patience` lasts from when it has a thread.
+    /// Dropping the future abandons it, even while it runs.
+    pub(super) async fn run(&self, job: Job, patience: Duration) -> Result<Answer, Failure> {
         let (answer, answered) = oneshot::channel();
+        let (started, has_started) = oneshot::channel();
         let state = Arc::new(AtomicUsize::new(WAITING));
         let _abandon = Abandon { state: Arc::clone(&state), shared: Arc::clone(&self.shared) };
         let gone = || Failure::retry("filter-gone", "no thread runs the filter any more");
-        self.asks.send(Ask { job, answer, state }).await.map_err(|_| gone())?;
-        answered.await.unwrap_or_else(|_| Err(gone()))
+        self.asks.send(Ask { job, started, answer, state }).await.map_err(|_| gone())?;
+        has_started.await.map_err(|_| gone())?;
+        match tokio::time::timeout(patience, answered).await {
+            Ok(outcome) => outcome.unwrap_or_else(|_| Err(gone())),
+            Err(_) => Err(Failure::fail("filter-too-slow", format_args!("the filter still runs after {patience:?}"))),
+        }
     }
 }
 
@@ -98,10 +106,12 @@ impl Shared {
         let Ok(filter) = compile(&self.filter) else { return };
         // A poisoned lock only says that some filter panicked while it was not even held.
         while let Some(ask) = { self.asks.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv() } {
-            let Ask { job, answer, state } = ask;
+            let Ask { job, started, answer, state } = ask;
             if state.compare_exchange(WAITING, RUNNING, SeqCst, SeqCst).is_err() {
                 continue;
             }
+            // Nobody waits any more where it was abandoned just now; likewise below.
+            let _ = started.send(());
             let outcome =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&filter, job.body(), self.max_output)))
                     .unwrap_or_else(|_| Err(Failure::fail("filter-error", "the filter panicked")));
@@ -111,7 +121,6 @@ impl Shared {
                     return;
                 }
             }
-            // Nobody waits any more where it was abandoned.
             let _ = answer.send(outcome);
         }
     }
