@@ -66,7 +66,7 @@ impl Process {
     ///
     /// [`Error`] says what is in the way, and what to do. Nothing is left running.
     pub async fn start(config: &Config, roles: &Roles) -> Result<Self, Error> {
-        Self::start_with(config, roles, wiring::processor(config)?).await
+        Self::start_with(config, roles, wiring::processor(config, roles)?).await
     }
 
     /// As [`Process::start`], with a worker of the caller's.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Error;
 use super::config::{self, Builtin, Config};
-use crate::work::{self, Processor, builtin, http::Http};
+use super::role::{Role, Roles};
+use crate::work::{self, Processor, builtin, exec::Exec, http::Http, jq::Jq};
 use crate::{ingress, resequence};
 
 /// The bytes of results that a lane may hold are its share of the process', but never less than
@@ -39,14 +40,28 @@ pub(super) fn work_options(config: &Config) -> work::Options {
     }
 }
 
-/// Who works on records.
-pub(super) fn processor(config: &Config) -> Result<Arc<dyn Processor>, Error> {
+/// Who works on records. Programs are started only where this process has the role.
+pub(super) fn processor(config: &Config, roles: &Roles) -> Result<Arc<dyn Processor>, Error> {
+    if !roles.contains(&Role::Work) {
+        return Ok(Arc::new(builtin::Echo));
+    }
     let work = &config.work;
     let max_output = config.ingress.max_body.in_memory();
     if let Some(http) = &work.http {
         let url = http.url.as_str().to_owned();
         let options = work::http::Options { url, connections: work.concurrency.get() as usize, max_output };
         return Ok(Arc::new(Http::new(options).map_err(|error| Error::Worker(error.to_string()))?));
+    }
+    if let Some(exec) = &work.exec {
+        let processes = exec.processes.get() as usize;
+        let options = work::exec::Options { command: exec.command.clone(), processes, max_output };
+        return Ok(Arc::new(Exec::start(&options).map_err(|error| Error::Worker(error.to_string()))?));
+    }
+    if let Some(filter) = &work.jq {
+        // Ends before the attempt does, so that the failure says that it was the filter.
+        let patience = work.timeout.get().mul_f64(0.9);
+        let options = work::jq::Options { filter: filter.clone(), patience, max_output };
+        return Ok(Arc::new(Jq::new(options).map_err(|error| Error::Worker(error.to_string()))?));
     }
     Ok(match &work.builtin {
         Some(Builtin::Sleep(span)) => Arc::new(builtin::Sleep(span.get())),

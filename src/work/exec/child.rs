@@ -145,7 +145,7 @@ impl Child {
                         break;
                     }
                     Err(error) => {
-                        tracing::error!(process = self.number, %error, "the worker process cannot be started")
+                        tracing::error!(process = self.number, %error, "the worker process cannot be started");
                     }
                 }
             }
