@@ -105,8 +105,8 @@ async fn commit_for_ever(log: &Embedded) {
         let word = format!("commit-{n}");
         let appends = [lane(0), lane(1), cursor()].map(|to| Append { to, batch: batch(&word, &mut rng) });
         let offsets = writer.commit(appends.to_vec()).await.expect("it is the only writer");
-        for lane in 0..2 {
-            tell(&format!("ack {lane} {} {word}", offsets[lane].get(0).expect("one was appended")));
+        for (lane, offsets) in offsets.iter().enumerate().take(2) {
+            tell(&format!("ack {lane} {} {word}", offsets.get(0).expect("one was appended")));
         }
     }
 }
@@ -206,7 +206,7 @@ async fn check(log: &Embedded, model: &mut [BTreeMap<u64, String>; 2]) {
 async fn filled(folder: &Path) -> Vec<(u64, String)> {
     let log = open(folder, Options::default()).await;
     let mut rng = Rng::with_seed(1);
-    for n in 0..3000 {
+    for n in 0..1500 {
         let word = format!("append-0-{n}");
         let appending = log.append(&lane(0), batch(&word, &mut rng)).await.expect("there is room");
         if n % 50 == 0 {
@@ -235,20 +235,27 @@ fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(file.strip_prefix(from).expect("it is within"));
         std::fs::create_dir_all(target.parent().expect("it is in a folder")).expect("it can be made");
-        std::fs::copy(file, target).expect("there is room");
+        let bytes = std::fs::read(file).expect("it is there");
+        // The zeroes that a journal allocates ahead need not take room twice.
+        let copy = std::fs::File::create(&target).expect("there is room");
+        (&copy).write_all(&bytes[..used(&bytes)]).expect("there is room");
+        copy.set_len(bytes.len() as u64).expect("there is room");
     }
+}
+
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1)
 }
 
 /// Cuts a file or turns some of its bits.
 fn harm(file: &Path, rng: &mut Rng) -> String {
     let mut bytes = std::fs::read(file).expect("it is there");
-    // A journal is mostly zeroes that were allocated ahead.
-    let used = bytes.iter().rposition(|b| *b != 0).map_or(1, |last| last + 1);
-    let what = if bytes.is_empty() || rng.bool() {
+    let used = used(&bytes);
+    let what = if used == 0 || rng.bool() {
         bytes.truncate(rng.usize(0..=used));
         format!("cut at {}", bytes.len())
     } else {
-        let at = rng.usize(0..used.min(bytes.len()));
+        let at = rng.usize(0..used);
         bytes[at] ^= 1 << rng.u8(0..8);
         format!("a bit turned at {at}")
     };
@@ -260,9 +267,9 @@ fn harm(file: &Path, rng: &mut Rng) -> String {
 async fn damage_is_told_or_costs_the_end_only() {
     let original = tempfile::tempdir().expect("a temporary folder");
     let expected = filled(original.path()).await;
-    assert_eq!(expected.len(), 3001);
+    assert_eq!(expected.len(), 1501);
     let (mut refused, mut shorter, mut whole) = (0, 0, 0);
-    for seed in 0..60 {
+    for seed in 0..40 {
         let mut rng = Rng::with_seed(seed);
         let folder = tempfile::tempdir().expect("a temporary folder");
         copy(original.path(), folder.path());

@@ -121,6 +121,29 @@ async fn what_is_superseded_is_removed_from_disk() {
     assert_eq!(values(&log, &compacted()).await, [(100, "100".to_owned())]);
 }
 
+/// Large ones, so that each is stored by itself though several are written at once.
+#[tokio::test]
+async fn what_is_superseded_at_once_is_never_stored() {
+    let folder = tempdir().expect("a temporary folder");
+    let uncached = || Options { cache: 0, ..Options::default() };
+    let log = open(folder.path(), uncached()).await;
+    for round in 0..5 {
+        let mut pending = Vec::new();
+        for n in 0..10 {
+            let value = format!("{round} {n} {}", "x".repeat(300 << 10));
+            pending.push(log.append(&compacted(), batch(&[&value])).await.expect("there is room"));
+        }
+        for appending in pending {
+            appending.await.expect("it is written");
+        }
+        let found = values(&log, &compacted()).await;
+        assert_eq!(found.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [round * 10 + 9]);
+    }
+    drop(log);
+    let found = values(&open(folder.path(), uncached()).await, &compacted()).await;
+    assert!(found.len() == 1 && found[0].1.starts_with("4 9 "), "{}", found.len());
+}
+
 #[tokio::test]
 async fn a_second_opening_names_the_first() {
     let folder = tempdir().expect("a temporary folder");
@@ -153,10 +176,12 @@ async fn a_folder_half_made_is_finished() {
     append(&log, &partition(0), &["a"]).await.expect("there is room");
 }
 
+type Harm = fn(&Path);
+
 #[tokio::test]
 async fn damage_to_the_folder_is_told() {
     let marker = "seriatim-log.json";
-    let harm: [(&str, fn(&Path)); 4] = [
+    let harms: [(&str, Harm); 4] = [
         ("is not JSON", |folder| std::fs::write(folder.join("seriatim-log.json"), "{").expect("it is there")),
         ("gone", |folder| std::fs::remove_dir_all(folder.join("store")).expect("it is there")),
         ("gone", |folder| std::fs::remove_file(folder.join("store/version")).expect("it is there")),
@@ -167,7 +192,7 @@ async fn damage_to_the_folder_is_told() {
             std::fs::write(path, text.replace("\"topics\": {", more)).expect("it can be written");
         }),
     ];
-    for (expected, harm) in harm {
+    for (expected, harm) in harms {
         let folder = tempdir().expect("a temporary folder");
         append(&open(folder.path(), Options::default()).await, &partition(0), &["a"]).await.expect("there is room");
         harm(folder.path());

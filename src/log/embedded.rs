@@ -215,7 +215,7 @@ impl Log for Embedded {
         _member: &'a str,
     ) -> BoxFuture<'a, Result<Box<dyn Membership>, Error>> {
         async move {
-            let partitions = self.0.topics.partitions(topics)?;
+            let partitions = self.0.topics.partitions(group, topics)?;
             let seat = Seat::join(&self.0.groups, Arc::clone(&self.0), group, partitions);
             Ok(Box::new(seat) as Box<dyn Membership>)
         }

@@ -1,6 +1,6 @@
 //! Atomic commits.
 
-use seriatim::log::{Append, Error};
+use seriatim::log::{Append, Error, Offsets};
 use seriatim::record::Partition;
 
 use crate::fixture::{Fixture, batch, fetch_many, soon, to};
@@ -43,7 +43,7 @@ pub(crate) async fn appends_to_one_partition_keep_their_order(f: Fixture) {
     let (_member, mut writer) = f.writer("group", &p).await;
     let appends = vec![to(&p, &["a", "b"]), to(&p, &["c"]), to(&p, &["d", "e"])];
     let offsets = soon(writer.commit(appends)).await.expect("it is the only writer");
-    let given: Vec<_> = offsets.iter().flat_map(|offsets| offsets.iter()).collect();
+    let given: Vec<_> = offsets.iter().flat_map(Offsets::iter).collect();
     let expected: Vec<_> = given.into_iter().zip(["a", "b", "c", "d", "e"].map(str::to_owned)).collect();
     assert_eq!(f.read_all(&p).await, expected);
 }

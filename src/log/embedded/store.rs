@@ -25,8 +25,9 @@ const BLOCK_CACHE: u64 = 8 << 20;
 /// What a topic gathers in memory before it is written out. Few topics are busy at a time; with
 /// one full, one being written out and the journal's copy on disk it bounds memory.
 const MEMTABLE: u64 = 8 << 20;
-/// Journals are kept until all topics have written out what is in them; this bounds how many.
-const JOURNALS: u64 = 256 << 20;
+/// Journals are kept until all topics have written out what is in them; this bounds how many, and
+/// with it how long opening takes after a crash.
+const JOURNALS: u64 = 128 << 20;
 /// One for writing out, one for merging.
 const WORKERS: usize = 2;
 /// Open table files that are kept at hand.

@@ -113,9 +113,9 @@ impl Writing {
             cached: VecDeque::new(),
             cached_bytes: 0,
             options,
+            stopped: stopped.clone(),
         };
-        let outcome = stopped.clone();
-        let run = move || thread.run(ops, &outcome);
+        let run = move || thread.run(ops);
         let thread = std::thread::Builder::new().name("seriatim-log".to_owned()).spawn(run)?;
         let room = Arc::new(Semaphore::new(ROOM as usize));
         Ok(Self { queue: Some(queue), room, stopped, thread: Some(thread) })
@@ -146,7 +146,8 @@ impl Writing {
     }
 
     async fn send(&self, op: Op) -> Result<(), Error> {
-        let queue = self.queue.as_ref().ok_or_else(|| self.stopped.refused())?;
+        let open = self.queue.as_ref().filter(|_| self.stopped.0.get().is_none());
+        let queue = open.ok_or_else(|| self.stopped.refused())?;
         queue.send(op).await.map_err(|_| self.stopped.refused())
     }
 }
@@ -173,18 +174,24 @@ pub(super) struct WritingThread {
     /// Whose batches are in memory, oldest first.
     cached: VecDeque<Arc<Marks>>,
     cached_bytes: usize,
+    stopped: Stopped,
 }
 
 impl WritingThread {
-    fn run(mut self, mut ops: mpsc::Receiver<Op>, stopped: &Stopped) {
+    fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         let written = catch_unwind(AssertUnwindSafe(|| self.write_all(&mut ops)));
-        if let Err(reason) = written.unwrap_or_else(|panic| Err(words(&*panic))) {
-            stopped.0.get_or_init(|| reason.clone());
-            (self.options.on_fatal)(&reason);
+        if let Err(panic) = written {
+            self.stop(&words(&*panic));
         }
     }
 
-    fn write_all(&mut self, ops: &mut mpsc::Receiver<Op>) -> Result<(), String> {
+    /// From now on nothing is accepted; the process is asked to end.
+    pub(super) fn stop(&self, reason: &str) {
+        self.stopped.0.get_or_init(|| reason.to_owned());
+        (self.options.on_fatal)(reason);
+    }
+
+    fn write_all(&mut self, ops: &mut mpsc::Receiver<Op>) {
         while let Some(op) = ops.blocking_recv() {
             let mut turn = Turn::new(self);
             let mut bytes = op.bytes();
@@ -195,9 +202,10 @@ impl WritingThread {
                 bytes += op.bytes();
                 turn.take(op);
             }
-            turn.finish()?;
+            if turn.finish().is_break() {
+                return;
+            }
         }
-        Ok(())
     }
 
     /// Counts a batch that was put in memory, and forgets the oldest ones beyond the budget.

@@ -115,9 +115,14 @@ impl Topics {
         self.read().partitions.get(of).map(Arc::clone).ok_or_else(|| unknown(of))
     }
 
-    pub(super) fn partitions(&self, topics: &[Topic]) -> Result<Vec<TopicPartition>, Error> {
+    /// The partitions that a group is to share.
+    pub(super) fn partitions(&self, group: &str, topics: &[Topic]) -> Result<Vec<TopicPartition>, Error> {
         let mut all = Vec::new();
         for topic in topics {
+            if group.contains('\0') {
+                let reason = "the name of a group must not hold a zero byte".to_owned();
+                return Err(Error::Rejected { at: topic.partition(Partition(0)), reason });
+            }
             let shape = self.shape(topic).ok_or_else(|| unknown(&topic.partition(Partition(0))))?;
             all.extend(topic.partitions(shape.partitions));
         }

@@ -1,6 +1,7 @@
 //! One turn of the writing thread: what was waiting becomes one atomic step of the store.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,7 +42,9 @@ enum Answer {
 struct Growing {
     marks: Arc<Marks>,
     head: Found,
-    /// Not yet stored: from `base` on.
+    /// Where this turn begins.
+    first: Offset,
+    /// Not yet stored: from here on.
     base: Offset,
     parts: Vec<Batch>,
     size: usize,
@@ -137,22 +140,12 @@ impl<'a> Turn<'a> {
         growing.push(batch)
     }
 
-    /// Writes, tells the readers, syncs, tells them again, and answers.
-    pub(super) fn finish(mut self) -> Result<(), String> {
-        for growing in self.growing.values_mut() {
-            growing.store(&mut self.step);
-        }
-        if !self.step.is_empty() {
-            self.step.commit().map_err(|e| format!("writing failed: {e}"))?;
-            for growing in self.growing.values_mut() {
-                let stored = std::mem::take(&mut growing.stored);
-                let weights: Vec<_> = stored.iter().map(|(_, batch)| weight(batch)).collect();
-                growing.marks.wrote(stored.into_iter().map(|(_, batch)| batch), growing.head);
-                weights.into_iter().for_each(|weight| self.thread.cache(&growing.marks, weight));
-            }
-            (self.thread.options.before_sync)().map_err(|e| format!("sync failed: {e}"))?;
-            self.thread.store.sync().map_err(|e| format!("sync failed: {e}"))?;
-            self.growing.values().for_each(|growing| growing.marks.synced());
+    /// Writes, tells the readers, syncs, tells them again, and answers. Where that fails the log
+    /// has stopped before anybody learns that the outcome is unknown.
+    pub(super) fn finish(mut self) -> ControlFlow<()> {
+        if let Err(reason) = self.write() {
+            self.thread.stop(&reason);
+            return ControlFlow::Break(());
         }
         for answer in self.answers {
             match answer {
@@ -162,6 +155,27 @@ impl<'a> Turn<'a> {
                 Answer::Done(reply) => drop(reply.send(Ok(()))),
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn write(&mut self) -> Result<(), String> {
+        for growing in self.growing.values_mut() {
+            growing.store(&mut self.step);
+        }
+        if self.step.is_empty() {
+            return Ok(());
+        }
+        let step = std::mem::replace(&mut self.step, self.thread.store.step());
+        step.commit().map_err(|e| format!("writing failed: {e}"))?;
+        for growing in self.growing.values_mut() {
+            let stored = std::mem::take(&mut growing.stored);
+            let weights: Vec<_> = stored.iter().map(|(_, batch)| weight(batch)).collect();
+            growing.marks.wrote(stored.into_iter().map(|(_, batch)| batch), growing.head);
+            weights.into_iter().for_each(|weight| self.thread.cache(&growing.marks, weight));
+        }
+        (self.thread.options.before_sync)().map_err(|e| format!("sync failed: {e}"))?;
+        self.thread.store.sync().map_err(|e| format!("sync failed: {e}"))?;
+        self.growing.values().for_each(|growing| growing.marks.synced());
         Ok(())
     }
 }
@@ -169,7 +183,7 @@ impl<'a> Turn<'a> {
 impl Growing {
     fn new(marks: Arc<Marks>, now: Timestamp) -> Self {
         let head = marks.head(now);
-        Self { marks, head, base: head.end, parts: Vec::new(), size: 0, stored: Vec::new() }
+        Self { marks, head, first: head.end, base: head.end, parts: Vec::new(), size: 0, stored: Vec::new() }
     }
 
     fn push(&mut self, batch: Batch) -> Offsets {
@@ -197,12 +211,15 @@ impl Growing {
 
     fn store(&mut self, step: &mut OwnedWriteBatch) {
         self.seal();
-        let partition = self.marks.at.partition;
-        for (value, batch) in &self.stored {
-            step.insert(&self.marks.keyspace, key(partition, batch.base()), value.clone());
-            for superseded in self.marks.supersede(batch) {
-                step.remove(&self.marks.keyspace, key(partition, superseded));
-            }
+        let Self { marks, stored, .. } = self;
+        let gone: Vec<_> = stored.iter().flat_map(|(_, batch)| marks.supersede(batch)).collect();
+        let (new, old): (Vec<_>, Vec<_>) = gone.into_iter().partition(|base| *base >= self.first);
+        // One step must not both put and remove a key: what is superseded at once is not put.
+        for (value, batch) in stored.iter().filter(|(_, batch)| !new.contains(&batch.base())) {
+            step.insert(&marks.keyspace, key(marks.at.partition, batch.base()), value.clone());
+        }
+        for base in old {
+            step.remove(&marks.keyspace, key(marks.at.partition, base));
         }
     }
 }
