@@ -19,6 +19,7 @@ pub mod signal;
 pub mod telemetry;
 mod wiring;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub use running::{RoleError, Running};
 use crate::log::Log;
 use crate::topics::Topics;
 use crate::work::{self, Processor};
-use crate::{ingress, resequence};
+use crate::{deliver, ingress, resequence};
 use admin::{Admin, Guard};
 use config::Config;
 use joined::Joined;
@@ -80,6 +81,7 @@ impl Process {
         let token = config.admin.token_file.as_deref().map(secret::read).transpose();
         let token = token.map_err(|reason| Error::File { key: "admin.token_file", reason })?;
         let ingress_options = wiring::ingress_options(config)?;
+        let pushed = wiring::pushed(config)?;
         let listeners = Listeners::bind(config, roles).await?;
         let engine = Engine::open(&config.log).await?;
         let topics = Arc::new(config.topics());
@@ -93,9 +95,11 @@ impl Process {
         };
         for role in roles {
             match role {
-                Role::Ingress | Role::Deliver => {}
+                // Has its listener to see to first, above.
+                Role::Ingress => {}
                 Role::Work => starting.work(processor.clone()),
                 Role::Resequence => starting.resequence(),
+                Role::Deliver => starting.deliver(pushed.clone()),
             }
         }
         let operate = operate::router(Operate {
@@ -106,7 +110,9 @@ impl Process {
         let running = starting.running;
         let admin = Admin::start(listeners.admin, readiness, Guard::new(token), operate)?;
         info!(address = %admin.address, "the admin port listens");
-        let retention = retention::run(engine.clone(), topics.clone(), config.log.clone());
+        let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
+        let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };
+        let retention = retention::run(engine.clone(), keep);
         let retention = AbortOnDropHandle::new(tokio::spawn(retention));
         let drain = config.process.drain.get();
         Ok(Self { running, admin, data_address, engine, topics, drain, retention })
@@ -201,6 +207,15 @@ impl Starting<'_> {
         let (member, seed) = (wiring::member(), fastrand::u64(..));
         self.running.spawn(Role::Resequence, |drain| async move {
             Ok(resequence::run(log, topics, options, &group, &member, seed, drain).await?)
+        });
+    }
+
+    fn deliver(&mut self, to: BTreeMap<String, deliver::Destination>) {
+        let (log, topics) = (self.log(), Topics::clone(self.topics));
+        let group = format!("{}.deliver", self.config.name);
+        let (member, seed) = (wiring::member(), fastrand::u64(..));
+        self.running.spawn(Role::Deliver, |drain| async move {
+            Ok(deliver::run_with(log, topics, to, &group, &member, seed, drain).await?)
         });
     }
 }

@@ -36,7 +36,7 @@ fn companions(key: &str) -> &'static str {
         "log.control_partitions" => "log.partitions = 4",
         "work.exec.processes" => "work.exec.command = ['true']",
         _ if key.starts_with("destinations.billing.push") && key != "destinations.billing.push.http" => {
-            if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'http://a'" }
+            if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'https://a'" }
         }
         _ => "",
     }
@@ -124,6 +124,10 @@ fn errors_say_what_where_and_what_to_do() {
         (
             "destinations.a.topic = 'seriatim.input'",
             "destinations.a.topic: topic seriatim.input is that of topics.input",
+        ),
+        (
+            "destinations.a.push.http.url = 'http://b'",
+            "destinations.a.push.http.url: plain http is for receivers in your",
         ),
         ("name = ", "config:1:8: is no TOML: "),
     ] {

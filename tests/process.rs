@@ -160,3 +160,26 @@ fn short_drain() -> seriatim::process::config::Process {
     let text = "process.drain = '200ms'";
     Config::parse(text, []).expect("it is right").process
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_are_pushed_in_order() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let receiver = listener.local_addr().expect("it is bound");
+    let (arrived, mut arrivals) = tokio::sync::mpsc::channel(100);
+    let receive = async move |body: String| arrived.send(body).await.expect("the test listens");
+    tokio::spawn(async { axum::serve(listener, axum::Router::new().fallback(receive)).await });
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let push = format!("destinations.default.push.http = {{ url = 'http://{receiver}/', allow_private = true }}");
+    let config = config(&folder.path().join("log"), &push);
+    assert!(roles(&config).contains(&Role::Deliver), "what is pushed needs somebody to push it");
+    let process = Process::start(&config, &roles(&config)).await.expect("nothing is in the way");
+    for number in 0..20 {
+        assert!(data(&process, "POST", "/v1/messages", &number.to_string()).await.starts_with("HTTP/1.1 202"));
+    }
+    for number in 0..20 {
+        let next = tokio::time::timeout(Duration::from_secs(30), arrivals.recv());
+        assert_eq!(next.await.expect("it is pushed"), Some(number.to_string()));
+    }
+    process.drain().await.expect("it ends in time");
+}

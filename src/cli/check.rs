@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded")]);
         assert_eq!(found("work.jq = '.'\nlog.kafka = {}"), [(Level::Error, "log.kafka")]);
         assert_eq!(found("work.jq = '.'\nadmin.token_file = '/no/such'"), [(Level::Error, "admin.token_file")]);
-        let push = "destinations.a.push.http = { url = 'http://a', secret_file = '/no/such' }";
+        let push = "destinations.a.push.http = { url = 'https://a', secret_file = '/no/such' }";
         let expected = (Level::Error, "destinations.NAME.push.http.secret_file");
         assert_eq!(found(&format!("work.jq = '.'\n{push}")), [expected]);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::config::Address;
 use super::role::Role;
 use super::running::RoleError;
+use crate::deliver;
 use crate::log;
 use crate::log::embedded::OpenError;
 
@@ -43,6 +44,14 @@ pub enum Error {
     /// The worker that the configuration names is not usable.
     #[error("{0}")]
     Worker(String),
+    /// A destination cannot be pushed to as the configuration has it.
+    #[error("destinations.{name}.push.http: {reason}")]
+    Destination {
+        /// Which.
+        name: String,
+        /// What is wrong, and what to do.
+        reason: deliver::BadOptions,
+    },
     /// The folder cannot be opened as a log.
     #[error("{0}")]
     Open(#[from] OpenError),

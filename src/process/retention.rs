@@ -1,6 +1,6 @@
 //! Retention of the embedded log: what is old goes, but nothing that a cursor still needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::log::embedded::Retention;
 use crate::log::{Log, Topic, TopicPartition};
 use crate::metrics;
 use crate::record::cursor::{LaneCursor, OwnerCursor};
+use crate::record::push::PushCursor;
 use crate::record::{Offset, Partition};
 use crate::takeover::{self, last_cursor};
 use crate::topics::Topics;
@@ -19,12 +20,21 @@ use crate::topics::Topics;
 /// How often to look: often beside any retention that makes sense, seldom beside the work of looking.
 const EVERY: Duration = Duration::from_secs(60);
 
+/// What is to be kept, and for whom.
+pub(super) struct Keep {
+    pub(super) topics: Arc<Topics>,
+    /// The output topics that are pushed, and so needed until they have been.
+    pub(super) pushed: BTreeSet<Topic>,
+    pub(super) config: config::Log,
+}
+
 /// Removes what is to go, again and again, until it is dropped. Failures are logged and tried again.
-pub(super) async fn run(engine: Engine, topics: Arc<Topics>, config: config::Log) {
-    let retention = Retention { age: Some(config.retention.get()), bytes: config.retention_bytes.map(Size::get) };
+pub(super) async fn run(engine: Engine, keep: Keep) {
+    let bytes = keep.config.retention_bytes.map(Size::get);
+    let retention = Retention { age: Some(keep.config.retention.get()), bytes };
     loop {
-        metrics::retention_headroom_ratio().set(headroom(&engine, &topics, &config));
-        match once(&engine, &topics, retention).await {
+        metrics::retention_headroom_ratio().set(headroom(&engine, &keep));
+        match once(&engine, &keep, retention).await {
             Ok(0) => {}
             Ok(batches) => info!(batches, "removed what is older than the retention"),
             Err(error) => warn!(%error, "retention has failed and is tried again"),
@@ -33,23 +43,25 @@ pub(super) async fn run(engine: Engine, topics: Arc<Topics>, config: config::Log
     }
 }
 
-async fn once(engine: &Engine, topics: &Topics, retention: Retention) -> Result<usize, takeover::Error> {
-    let floors = floors(&*engine.log(), topics).await?;
+async fn once(engine: &Engine, keep: &Keep, retention: Retention) -> Result<usize, takeover::Error> {
+    let floors = floors(&*engine.log(), keep).await?;
     Ok(engine.embedded.retain(&floors, retention).await?)
 }
 
 /// Up to where each partition is done with. Partitions of lanes that nobody has owned yet are not
 /// in it, so nothing is removed from them.
-async fn floors(log: &dyn Log, topics: &Topics) -> Result<BTreeMap<TopicPartition, Offset>, takeover::Error> {
+async fn floors(log: &dyn Log, keep: &Keep) -> Result<BTreeMap<TopicPartition, Offset>, takeover::Error> {
+    let topics = &*keep.topics;
     let mut floors = BTreeMap::new();
     for control in (0..topics.control_partitions).map(Partition) {
         let cursors = topics.cursors_resequence.partition(control);
-        let Some(owner) = last_cursor::<OwnerCursor>(log, metrics::Role::Resequence, &cursors).await? else { continue };
-        for (lane, cursor) in &owner.lanes {
-            floors.extend(of_lane(topics, Partition(*lane), cursor));
-        }
+        let owner = last_cursor::<OwnerCursor>(log, metrics::Role::Resequence, &cursors).await?.unwrap_or_default();
+        floors.extend(owner.lanes.iter().flat_map(|(lane, cursor)| of_lane(topics, Partition(*lane), cursor)));
+        let cursors = topics.cursors_deliver.partition(control);
+        let owner = last_cursor::<PushCursor>(log, metrics::Role::Deliver, &cursors).await?.unwrap_or_default();
+        floors.extend(keep.pushed.iter().flat_map(|topic| of_output(topic, &owner)));
     }
-    for (topic, partitions) in done_when_written(topics) {
+    for (topic, partitions) in done_when_written(keep) {
         for partition in (0..partitions).map(Partition) {
             let of = topic.partition(partition);
             let end = log.bounds(&of).await?.stable_end;
@@ -67,16 +79,24 @@ fn of_lane(topics: &Topics, lane: Partition, cursor: &LaneCursor) -> [(TopicPart
     ]
 }
 
+fn of_output<'a>(topic: &'a Topic, owner: &'a PushCursor) -> impl Iterator<Item = (TopicPartition, Offset)> + 'a {
+    let lanes = owner.topics.get(topic.as_str()).into_iter().flatten();
+    lanes.map(|(lane, at)| (topic.partition(Partition(*lane)), Offset(at.position)))
+}
+
 /// The topics of which no cursor needs anything: what is for readers outside, who have the
 /// retention's time, and the work topic, whose records are sent again by their clock.
-fn done_when_written(topics: &Topics) -> Vec<(&Topic, u32)> {
-    let outputs = topics.destinations.values().map(|topic| (topic, topics.lanes));
+fn done_when_written(keep: &Keep) -> Vec<(&Topic, u32)> {
+    let topics = &*keep.topics;
+    let read = topics.destinations.values().filter(|topic| !keep.pushed.contains(topic));
+    let outputs = read.map(|topic| (topic, topics.lanes));
     outputs.chain([(&topics.dead_letter, topics.lanes), (&topics.work, topics.work_partitions)]).collect()
 }
 
 /// What is left of the retention before the oldest unreleased record has used it up, or of the
 /// disk that the log may take, whichever is less.
-fn headroom(engine: &Engine, topics: &Topics, config: &config::Log) -> f64 {
+fn headroom(engine: &Engine, keep: &Keep) -> f64 {
+    let Keep { topics, config, .. } = keep;
     let oldest = (0..topics.lanes).map(|lane| metrics::lane(Partition(lane)).oldest_unreleased_seconds.get());
     let age = 1.0 - oldest.fold(0.0, f64::max) / config.retention.get().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "a ratio to a few digits")]
@@ -87,7 +107,9 @@ fn headroom(engine: &Engine, topics: &Topics, config: &config::Log) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Append;
     use crate::record::BatchBuilder;
+    use crate::record::push::PushPosition;
     use crate::takeover::cursor_append;
 
     async fn append(log: &dyn Log, to: TopicPartition, count: usize) {
@@ -102,30 +124,45 @@ mod tests {
         log.bounds(of).await.expect("it exists").start.0
     }
 
-    #[tokio::test]
-    async fn what_is_old_goes_up_to_the_cursor_and_no_further() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let log = config::Log { embedded: Some(folder.path().join("log")), ..config::Log::default() };
-        let engine = Engine::open(&log).await.expect("nothing is in the way");
-        let topics = Topics::derive("t", &["default"], 2, 1);
-        engine.ensure(&topics).await.expect("there are none yet");
-        let (log, lane) = (engine.log(), Partition(0));
-        for topic in [&topics.input, &topics.results, &topics.ledger, &topics.destinations["default"]] {
-            append(&*log, topic.partition(lane), 10).await;
-        }
-        append(&*log, topics.input.partition(Partition(1)), 10).await;
+    fn lane_cursor(topics: &Topics) -> Append {
         let lanes = BTreeMap::from([(0, LaneCursor { frontier: 4, results: 7, ..LaneCursor::default() })]);
-        let cursors = topics.cursors_resequence.partition(Partition(0));
         let cursor = OwnerCursor { lanes, ..OwnerCursor::default() };
-        let cursor = cursor_append(metrics::Role::Resequence, &cursors, &cursor);
-        log.append(&cursor.to, cursor.batch).await.expect("there is room").await.expect("it is written");
+        cursor_append(metrics::Role::Resequence, &topics.cursors_resequence.partition(Partition(0)), &cursor)
+    }
 
-        let nothing = Retention { age: None, bytes: Some(1) };
-        once(&engine, &topics, nothing).await.expect("the log is well");
-        assert_eq!(start(&*log, &topics.input.partition(lane)).await, 4, "the frontier");
-        assert_eq!(start(&*log, &topics.results.partition(lane)).await, 7, "the position in the results");
-        assert_eq!(start(&*log, &topics.ledger.partition(lane)).await, 0, "the identities");
-        assert_eq!(start(&*log, &topics.destinations["default"].partition(lane)).await, 9, "all but the last");
-        assert_eq!(start(&*log, &topics.input.partition(Partition(1))).await, 0, "nobody has owned it yet");
+    fn push_cursor(topics: &Topics, pushed: &Topic) -> Append {
+        let lanes = BTreeMap::from([(0, PushPosition { position: 3, ..PushPosition::default() })]);
+        let cursor = PushCursor { topics: BTreeMap::from([(pushed.to_string(), lanes)]), ..PushCursor::default() };
+        cursor_append(metrics::Role::Deliver, &topics.cursors_deliver.partition(Partition(0)), &cursor)
+    }
+
+    #[tokio::test]
+    async fn what_is_old_goes_up_to_the_cursors_and_no_further() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config::Log { embedded: Some(folder.path().join("log")), ..config::Log::default() };
+        let engine = Engine::open(&config).await.expect("nothing is in the way");
+        let topics = Arc::new(Topics::derive("t", &["default", "pushed"], 2, 1));
+        engine.ensure(&topics).await.expect("there are none yet");
+        let (read, pushed) = (&topics.destinations["default"], &topics.destinations["pushed"]);
+        let (log, lane, other) = (engine.log(), Partition(0), Partition(1));
+        for topic in [&topics.input, &topics.results, &topics.ledger, read, pushed] {
+            append(&*log, topic.partition(lane), 10).await;
+            append(&*log, topic.partition(other), 10).await;
+        }
+        for Append { to, batch } in [lane_cursor(&topics), push_cursor(&topics, pushed)] {
+            log.append(&to, batch).await.expect("there is room").await.expect("it is written");
+        }
+        let keep = Keep { topics: topics.clone(), pushed: BTreeSet::from([pushed.clone()]), config };
+        once(&engine, &keep, Retention { age: None, bytes: Some(1) }).await.expect("the log is well");
+        for (topic, expected, why) in [
+            (&topics.input, [4, 0], "up to the frontier, and nothing of a lane that nobody has owned"),
+            (&topics.results, [7, 0], "up to the position in the results"),
+            (&topics.ledger, [0, 0], "up to the identities"),
+            (pushed, [3, 0], "up to what is pushed"),
+            (read, [9, 9], "all but the last, which says where the partition ends"),
+        ] {
+            let found = [start(&*log, &topic.partition(lane)).await, start(&*log, &topic.partition(other)).await];
+            assert_eq!(found, expected, "{topic}: {why}");
+        }
     }
 }

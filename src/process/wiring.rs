@@ -1,12 +1,13 @@
 //! The wiring: from the configuration to the options of each stage, and the stages as roles.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Error;
 use super::config::{self, Builtin, Config};
 use super::role::{Role, Roles};
 use crate::work::{self, Processor, builtin, exec::Exec, http::Http, jq::Jq};
-use crate::{ingress, resequence};
+use crate::{deliver, ingress, resequence};
 
 /// The bytes of results that a lane may hold are its share of the process', but never less than
 /// a few of the largest.
@@ -92,6 +93,42 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
         max_output,
         ..Default::default()
     }
+}
+
+/// The destinations that are pushed to, by name.
+pub(super) fn pushed(config: &Config) -> Result<BTreeMap<String, deliver::Destination>, Error> {
+    let pushed = config.destinations.iter().filter_map(|(name, d)| Some((name, d.push.as_ref()?)));
+    let over_http = |(name, push): (&config::DestinationName, &config::Push)| {
+        let destination = deliver::Destination::http(push_options(push));
+        match destination {
+            Ok(destination) => Ok((name.to_string(), destination)),
+            Err(reason) => Err(Error::Destination { name: name.to_string(), reason }),
+        }
+    };
+    pushed.map(over_http).collect()
+}
+
+fn push_options(push: &config::Push) -> deliver::Options {
+    let mut options = deliver::Options::new(push.http.url.as_str());
+    options.http.secret_files = push.http.secret_file.iter().cloned().collect();
+    options.http.allow_private = push.http.allow_private;
+    options.http.timeout = push.http.timeout.get();
+    options.progress = match push.progress {
+        config::Progress::Item => deliver::Progress::Item,
+        config::Progress::Batch => deliver::Progress::Batch,
+    };
+    options.on_failure = match push.on_failure {
+        config::OnFailure::Halt => deliver::OnFailure::Halt,
+        config::OnFailure::DeadLetter => deliver::OnFailure::DeadLetter,
+        config::OnFailure::Skip => deliver::OnFailure::Skip,
+    };
+    options.start = match push.start {
+        config::Start::Beginning => deliver::Start::Beginning,
+        config::Start::End => deliver::Start::End,
+    };
+    options.retry =
+        deliver::Retry { backoff: push.retry.backoff.get(), cap: push.retry.cap.get(), attempts: push.retry.attempts };
+    options
 }
 
 /// The name of this process in groups, results and logs: `HOST-PID`.

@@ -92,6 +92,10 @@ fn destinations(config: &Config, found: &mut Vec<Problem>) {
     }
     for (name, destination) in &config.destinations {
         let Some(push) = &destination.push else { continue };
+        if push.http.url.as_str().starts_with("http:") && !push.http.allow_private {
+            let reason = "plain http is for receivers in your own network: use https, or set allow_private = true";
+            found.push(Problem::at(format!("destinations.{name}.push.http.url"), reason));
+        }
         if push.retry.cap < push.retry.backoff {
             let reason =
                 format!("{} is shorter than the backoff of {} that it caps", push.retry.cap, push.retry.backoff);
