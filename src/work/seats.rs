@@ -231,7 +231,7 @@ impl Seats {
         let Some(seat) = self.seats.get_mut(&id) else { return Ok(()) };
         match opened {
             Ok(Opened { reader, answered }) => {
-                tracing::info!(at = %seat.feed.at, from = %reader.position(), answered = answered.len(), "working");
+                tracing::debug!(at = %seat.feed.at, from = %reader.position(), answered = answered.len(), "working");
                 seat.feed.begin_at(reader.position());
                 if let Kind::Lane(state) = &mut seat.feed.kind {
                     state.answered = answered;
