@@ -50,6 +50,9 @@ use appender::Lane;
 use keys::Keys;
 use waiters::Waiters;
 
+/// The most that a request's head takes, and so what each of its messages repeats of it.
+const LARGEST_HEAD: usize = 64 * 1024;
+
 /// The limits of the data port. The defaults suit a process of a few hundred MiB.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -58,8 +61,9 @@ pub struct Options {
     /// Bytes of single bodies that are being received, over all connections. 64 MiB: what does
     /// not fit is refused while it is read. At least one body, whatever is set.
     pub body_memory: usize,
-    /// Bytes of messages that wait for the log, over all lanes. 64 MiB. At least one batch of
-    /// what a socket gives at once, whatever is set.
+    /// Bytes of messages that wait for the log, shared out evenly over the lanes, so that one
+    /// that cannot be written holds up no other. 64 MiB. Each lane has room for two of the longest
+    /// messages and 1 MiB, whatever is set.
     pub queue_memory: usize,
     /// Requests, or pieces of uploads, that wait for the log, per lane. 8,192: at a commit a
     /// millisecond they are gone in one.
@@ -160,13 +164,14 @@ impl Service {
     /// event streams end and nobody is waited for any more.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, topics: Arc<Topics>, options: Options, drain: CancellationToken) -> (Self, Driver) {
-        let room = Arc::new(Semaphore::new(options.queue_memory.max(2 * options.max_body + upload::MAX_PIECE)));
+        let share = options.queue_memory / topics.lanes.max(1) as usize;
+        let share = share.max(2 * options.max_body + upload::MAX_BATCH + LARGEST_HEAD);
         let bodies = Arc::new(Semaphore::new(options.body_memory.max(options.max_body)));
         let (mut lanes, mut waiters, mut drivers) = (Vec::new(), Vec::new(), Vec::new());
         let stop = CancellationToken::new();
         for number in (0..topics.lanes).map(Partition) {
             let to = topics.input.partition(number);
-            let room = Arc::clone(&room);
+            let room = Arc::new(Semaphore::new(share));
             let (lane, appender) = appender::lane(Arc::clone(&log), to, options.queue_length, room, stop.clone());
             lanes.push(lane);
             let waiting = Waiters::new();

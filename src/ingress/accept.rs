@@ -18,11 +18,7 @@ use tower::ServiceExt as _;
 
 use super::http::Connection;
 use super::patient::Patient;
-use super::{Options, Service};
-
-/// The most that is buffered of one connection's head and of what follows it, and so the bound of
-/// all its headers together. Hyper answers 431 beyond.
-const MAX_BUFFER: usize = 64 * 1024;
+use super::{LARGEST_HEAD, Options, Service};
 
 /// Streams at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
@@ -157,12 +153,13 @@ fn builder(options: &Options) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        .max_buf_size(MAX_BUFFER)
+        // Bounds the head, to which hyper answers 431 beyond, and what is read of a body at once.
+        .max_buf_size(LARGEST_HEAD)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(options.idle_timeout)
         .keep_alive_timeout(options.header_timeout)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_BUFFER).expect("it is small"));
+        .max_header_list_size(u32::try_from(LARGEST_HEAD).expect("it is small"));
     builder
 }

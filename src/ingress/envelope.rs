@@ -84,6 +84,18 @@ impl Envelope {
         });
     }
 
+    /// Bytes that each message takes beside its body, at most.
+    pub(super) fn overhead(&self) -> usize {
+        // Tags and lengths of a record and its fixed headers.
+        const FRAMING: usize = 64;
+        let key = self.key.as_ref().map_or(0, Vec::len);
+        let destinations = self.destinations.as_ref().map_or(0, String::len);
+        let id = self.idempotency.as_ref().map_or(0, |idempotency| idempotency.id.len());
+        let texts = [&self.traceparent, &self.content_type].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let event = self.event.iter().map(|(name, value)| FRAMING + name.len() + value.len()).sum::<usize>();
+        FRAMING + key + destinations + id + texts + event
+    }
+
     /// The media type without parameters, in lower case.
     pub(super) fn essence(&self) -> Option<String> {
         let text = std::str::from_utf8(self.content_type.as_ref()?).ok()?;

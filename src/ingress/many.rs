@@ -77,6 +77,10 @@ pub(super) async fn events(
         }
         let problem = || Problem::new(Code::InvalidBody, "it is no JSON object, so it is no CloudEvent");
         lines.push((1, (!is_object).then(problem)));
+        if builder.size() > 2 * service.options().max_body {
+            let detail = "with the headers that each of them repeats the events are too large; send fewer at once";
+            return Err(Problem::new(Code::BodyTooLarge, detail));
+        }
     }
     let answer = if builder.is_empty() {
         Ok(crate::log::Offsets::default())

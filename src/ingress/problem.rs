@@ -21,8 +21,6 @@ pub enum Code {
     InvalidBody,
     /// No or no known bearer token.
     Unauthorized,
-    /// The token is known, but may not do this.
-    Forbidden,
     /// No such route, message or lane.
     NotFound,
     /// No such destination.
@@ -49,8 +47,6 @@ pub enum Code {
     Overloaded,
     /// The log cannot take anything now.
     LogUnavailable,
-    /// The process is on its way out.
-    Draining,
     /// The log is damaged; an operator has to look.
     LogDamaged,
     /// Perhaps written, perhaps not.
@@ -69,7 +65,6 @@ impl Code {
             Self::InvalidHeader => ("invalid-header", StatusCode::BAD_REQUEST, "A header is not valid", false),
             Self::InvalidBody => ("invalid-body", StatusCode::BAD_REQUEST, "The body is not valid", false),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A known bearer token is needed", false),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "The token does not allow this", false),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such thing", false),
             Self::UnknownDestination => {
                 ("unknown-destination", StatusCode::NOT_FOUND, "There is no such destination", false)
@@ -99,7 +94,6 @@ impl Code {
             Self::LogUnavailable => {
                 ("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes nothing now", true)
             }
-            Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "This process is stopping", true),
             Self::LogDamaged => ("log-damaged", StatusCode::INTERNAL_SERVER_ERROR, "The log is damaged", false),
             Self::OutcomeUnknown => {
                 ("outcome-unknown", StatusCode::GATEWAY_TIMEOUT, "It is not known whether it was written", true)
@@ -126,14 +120,14 @@ impl Code {
     const fn retry_after(self) -> Option<&'static str> {
         match self {
             // One second: queues turn over many times in it, and an append under way has its answer.
-            Self::KeyInFlight | Self::Overloaded | Self::LogUnavailable | Self::Draining => Some("1"),
+            Self::KeyInFlight | Self::Overloaded | Self::LogUnavailable => Some("1"),
             _ => None,
         }
     }
 
     const fn type_uri(self) -> Option<&'static str> {
         match self {
-            Self::Overloaded | Self::LogUnavailable | Self::Draining => {
+            Self::Overloaded | Self::LogUnavailable => {
                 Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
             }
             _ => None,

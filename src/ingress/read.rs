@@ -47,7 +47,11 @@ pub(super) async fn outputs(
     })?;
     let follow = wants_events(headers);
     let resume = if follow { last_event(headers)? } else { None };
-    let lane = lane(service, query.lane.or(resume.and_then(|(lane, _)| lane)))?;
+    let resumed = resume.and_then(|(lane, _)| lane);
+    if query.lane.is_some() && resumed.is_some() && query.lane != resumed {
+        return Err(Problem::new(Code::InvalidHeader, "Last-Event-ID is of another lane than the query asks for"));
+    }
+    let lane = lane(service, query.lane.or(resumed))?;
     let from = resume.map(|(_, sequence)| sequence + 1).or(query.from);
     let of = topic.partition(lane);
     let at = match position(&**service.log(), &of, Sequence(from.unwrap_or(0))).await? {

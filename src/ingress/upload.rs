@@ -31,9 +31,9 @@ use crate::record::{BatchBuilder, Partition};
 /// it; enough of them keep the lane's appender busy while answers travel.
 const ON_THE_WAY: usize = 16;
 
-/// The largest piece of a body that a connection hands out at once, with room to spare: an HTTP/2
-/// frame or an HTTP/1 buffer.
-pub(super) const MAX_PIECE: usize = 1024 * 1024;
+/// What one batch of an upload may take beside one long line: more than a connection hands out at
+/// once, so that only headers that each line repeats make it be cut.
+pub(super) const MAX_BATCH: usize = 1024 * 1024;
 
 /// How many runs of answers are kept for a client that does not read yet: some 8 MiB.
 const MAX_RUNS: usize = 64 * 1024;
@@ -105,7 +105,7 @@ impl Upload {
             answer = first_answer(&mut self.on_the_way, self.service.options().append_timeout),
                 if !self.on_the_way.is_empty() => self.settle(answer),
             frame = next_frame(&mut self.body, idle), if room && self.body.is_some() => match frame {
-                Ok(Some(frame)) => self.take(&frame).await,
+                Ok(Some(frame)) => self.take(frame).await,
                 Ok(None) => self.finish().await,
                 Err(problem) => self.break_off(problem),
             },
@@ -114,13 +114,18 @@ impl Upload {
         true
     }
 
-    /// Takes a piece of the body: its lines become one batch.
-    async fn take(&mut self, frame: &Bytes) {
-        let mut found = Vec::new();
-        let mut lines = std::mem::replace(&mut self.lines, Lines::new(0));
-        lines.feed(frame, |line| self.line(line, &mut found));
-        self.lines = lines;
-        self.send(found).await;
+    /// Takes a piece of the body: its lines become one batch, or a few where each repeats so much
+    /// that one would become too large. No line is shorter than its end and one character.
+    async fn take(&mut self, mut piece: Bytes) {
+        let most = 2 * (MAX_BATCH / self.envelope.overhead()).max(1);
+        while !piece.is_empty() {
+            let part = piece.split_to(most.min(piece.len()));
+            let mut found = Vec::new();
+            let mut lines = std::mem::replace(&mut self.lines, Lines::new(0));
+            lines.feed(&part, |line| self.line(line, &mut found));
+            self.lines = lines;
+            self.send(found).await;
+        }
     }
 
     async fn finish(&mut self) {

@@ -130,7 +130,9 @@ async fn answers_can_be_had_while_the_upload_goes_on() {
     }
     drop(send);
     while answers.next().await.is_some() {}
-    assert_eq!(seen.lines().map(|l| serde_json::from_str::<Value>(l).expect("each is JSON")).count(), 3);
+    let indexes: Vec<_> =
+        seen.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")["index"].clone()).collect();
+    assert_eq!(indexes, [0, 1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,6 +144,20 @@ async fn a_hopeless_upload_takes_no_more_memory_for_being_long() {
     assert_eq!(results.len(), 100_000);
     assert!(results[0]["problem"]["detail"].as_str().expect("text").contains("line 1 column 1"));
     assert!(results[99_999]["problem"]["detail"].as_str().expect("text").contains("left out"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_that_every_line_repeats_take_bounded_memory() {
+    let options = Options { queue_memory: 0, max_body: 1024, ..Options::default() };
+    let fixture = Fixture::new(1, options).await;
+    fixture.log.set_faults(Faults { acknowledge_delay: always(Duration::from_millis(10)), ..Faults::default() });
+    let key = "k".repeat(50_000);
+    let answer = fixture.call(ndjson(&"1\n".repeat(1_000)).header("seriatim-key", key.as_str())).await;
+    assert_eq!(statuses(&answer.json()), vec![202; 1_000]);
+    assert_eq!(values(&fixture, 0), vec!["1"; 1_000]);
+    let events = format!("[{}]", vec!["{}"; 300].join(","));
+    let batch = post(&events).header("content-type", "application/cloudevents-batch+json").header("seriatim-key", key);
+    assert_eq!(fixture.call(batch).await.code(), "body-too-large");
 }
 
 #[tokio::test(start_paused = true)]

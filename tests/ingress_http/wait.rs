@@ -138,9 +138,9 @@ async fn many_wait_at_once_and_each_gets_its_own() {
     let calls = futures::future::join_all((0..100).map(|i| fixture.call(waiting(&i.to_string()))));
     let owner = async {
         sleep(Duration::from_secs(1)).await;
-        for offset in 0..100 {
-            let body = String::from_utf8(fixture.input(0)[offset as usize].value.clone().expect("it has one"));
-            fixture.output("default", source(offset), offset, &body.expect("it was text"), "text/plain").await;
+        for (offset, record) in (0..).zip(fixture.input(0)) {
+            let body = String::from_utf8(record.value.expect("it has one")).expect("it was text");
+            fixture.output("default", source(offset), offset, &body, "text/plain").await;
             fixture.release(offset + 1, 100, &[(offset, sent("default", offset))]).await;
         }
     };
