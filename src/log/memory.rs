@@ -98,10 +98,26 @@ impl Memory {
         Ok(())
     }
 
+    /// Compacts a partition now, whatever its topic's shape says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where there is no such partition.
+    pub fn compact(&self, of: &TopicPartition) -> Result<(), Error> {
+        self.0.lock().partition(of)?.compact();
+        Ok(())
+    }
+
     /// All committed records of a partition, those not yet visible included; none where it does not exist.
     #[must_use]
     pub fn snapshot(&self, of: &TopicPartition) -> Vec<Stored> {
-        self.0.lock().partition(of).map(|partition| partition.snapshot()).unwrap_or_default()
+        self.snapshot_from(of, Offset::ZERO)
+    }
+
+    /// As [`Memory::snapshot`], of the records at and after `from`.
+    #[must_use]
+    pub fn snapshot_from(&self, of: &TopicPartition, from: Offset) -> Vec<Stored> {
+        self.0.lock().partition(of).map(|partition| partition.snapshot(from)).unwrap_or_default()
     }
 
     /// Makes a topic anew, empty, its offsets from 0, as if somebody had deleted and created it.

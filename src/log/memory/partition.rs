@@ -180,7 +180,7 @@ impl PartitionLog {
     }
 
     /// Drops the batches of which every record's key occurs again later.
-    fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         let mut later: BTreeSet<Option<Vec<u8>>> = BTreeSet::new();
         let mut keep = Vec::with_capacity(self.entries.len());
         for entry in self.entries.iter().rev() {
@@ -193,10 +193,12 @@ impl PartitionLog {
         self.entries.retain(|_| keep.pop().expect("one answer an entry"));
     }
 
-    pub(super) fn snapshot(&self) -> Vec<Stored> {
-        let committed = self.entries.iter().filter(|entry| entry.transaction.is_none());
+    pub(super) fn snapshot(&self, from: Offset) -> Vec<Stored> {
+        let first = self.entries.partition_point(|entry| entry.next <= from);
+        let committed = self.entries.range(first..).filter(|entry| entry.transaction.is_none());
         committed
             .flat_map(|entry| &entry.batch)
+            .filter(|record| record.offset >= from)
             .map(|record| Stored {
                 offset: record.offset,
                 timestamp: record.timestamp,
