@@ -64,7 +64,9 @@ impl LaneState {
         let offset = Offset(offset);
         let Standing::Open { started: false, resolved } = self.order.standing(offset) else { return None };
         let entry = self.order.entry_mut(offset)?;
-        if entry.round != Round(seen) {
+        // How a repeat ends follows from the input alone: no result counts for it, so no verb either.
+        let is_repeat = matches!(entry.outcome, Some(Outcome::Duplicate(_) | Outcome::KeyReused(_)));
+        if entry.round != Round(seen) || is_repeat {
             return None;
         }
         entry.round = Round(seen.checked_add(1)?);
