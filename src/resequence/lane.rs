@@ -82,6 +82,8 @@ pub struct LaneState {
     pub(super) fresh: Vec<Offset>,
     /// The highest limit that any cursor record of this owner holds, answered or not.
     pub(super) attempted_limit: Offset,
+    /// The limit that workers see: that of the last cursor known to be committed.
+    pub(super) committed_limit: Offset,
     pub(super) memory: Memory,
     /// The cursor is near its budget: no more is admitted than was promised.
     pub(super) limit_frozen: bool,
@@ -151,6 +153,7 @@ impl LaneState {
             ended: None,
             fresh: Vec::new(),
             attempted_limit: limit,
+            committed_limit: limit,
             memory: Memory::new(options.memory),
             limit_frozen: false,
             resends: 0,
@@ -265,11 +268,13 @@ impl LaneState {
         self.scope.groups(record, mask, &mut self.groups);
         let identity = record.headers.get(Name::Id).map(|id| Identity::of(id, record.value));
         let (identity, repeated) = self.judge_identity(offset, identity)?;
-        let outcome = repeated.or(refused);
+        let round = self.rounds.get(&offset).copied().unwrap_or_default();
+        // What could not be worked on at first may be by now, where an operator has had a say.
+        let outcome = repeated.or(refused.filter(|_| round == Round(0)));
         let settled = outcome.is_some();
         let entry = Entry {
             check: check(record),
-            round: self.rounds.get(&offset).copied().unwrap_or_default(),
+            round,
             timestamp: record.timestamp,
             destinations: mask,
             key: record.key.map(Into::into),
@@ -372,6 +377,11 @@ impl LaneState {
     /// Asks for the records that are overdue to be sent out again.
     pub(super) fn send_overdue(&mut self, now: Timestamp) {
         for offset in self.overdue.due(now) {
+            if offset >= self.committed_limit {
+                // Nobody may have worked on it yet, so its time begins only now.
+                self.overdue.retrying(offset, now);
+                continue;
+            }
             if let Some(entry) = self.order.entry(offset) {
                 self.resends = self.resends.wrapping_add(1);
                 self.needs.push(Need::Resend(offset, entry.round, self.resends));

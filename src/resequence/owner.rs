@@ -116,6 +116,9 @@ impl Owner {
         writer.commit(appends).await?;
         owner.writer = Some(writer);
         owner.committed = committing.cursor;
+        for seat in &mut owner.seats {
+            seat.committed(&owner.committed.lanes[&seat.lane.0], None);
+        }
         owner.open_readers().await?;
         owner.run(stop).await
     }

@@ -186,7 +186,7 @@ impl Seat {
         }
         let Hold::Going(state) = &mut self.hold else { return };
         self.metrics.released.inc_by(state.released_by_commit());
-        if let Err(violated) = state.committed(ledger) {
+        if let Err(violated) = state.committed(cursor, ledger) {
             self.found_defect(&violated);
         } else if cursor.halted.is_some() {
             *self = Self::halted(self.lane, cursor.clone());

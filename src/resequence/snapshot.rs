@@ -46,8 +46,9 @@ impl LaneState {
         std::mem::swap(&mut self.resend_committing, &mut self.resend_after_commit);
     }
 
-    /// The commit went through; its ledger record is at `ledger`, where there was one.
-    pub(super) fn committed(&mut self, ledger: Option<Offset>) -> Result<(), Violated> {
+    /// The commit of this cursor went through; its ledger record is at `ledger`, where there was one.
+    pub(super) fn committed(&mut self, cursor: &LaneCursor, ledger: Option<Offset>) -> Result<(), Violated> {
+        self.committed_limit = Offset(cursor.limit);
         for offset in std::mem::take(&mut self.committing_identities) {
             if let Some(position) = ledger {
                 self.identities.recorded(offset, position)?;
