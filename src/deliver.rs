@@ -41,8 +41,8 @@ pub use push::Push;
 pub use sign::BadSecret;
 pub use verdict::{Answer, Failure, FailureKind};
 
-use crate::log::{Log, Topic};
-use crate::metrics::Role;
+use crate::log::{Log, Topic, TopicPartition};
+use crate::metrics::{self, Role};
 use crate::record::Partition;
 use crate::takeover::{self, Claim, Place, hold};
 use crate::topics::Topics;
@@ -183,6 +183,20 @@ impl Shared {
         }
         Ok(Self { log, topics, destinations: found, seed, letters_refused: Mutex::default() })
     }
+
+    /// Moves the gauges of every destination in every lane of a control partition.
+    fn show_all(&self, control: &TopicPartition, show: impl Fn(&metrics::Destination)) {
+        for (name, ..) in &self.destinations {
+            self.topics.lanes_of(control.partition).for_each(|lane| show(&metrics::destination(name, lane)));
+        }
+    }
+
+    /// Takes them out.
+    fn forget_all(&self, control: &TopicPartition) {
+        for (name, ..) in &self.destinations {
+            self.topics.lanes_of(control.partition).for_each(|lane| metrics::forget_destination(name, lane));
+        }
+    }
 }
 
 /// One ownership of one control partition.
@@ -193,7 +207,9 @@ async fn own(shared: Arc<Shared>, claim: Claim) -> Result<(), takeover::Error> {
         Some(Ok(owner)) => owner.run(&stop).await,
         Some(Err(lost @ takeover::Error::CursorLost(_))) => {
             tracing::error!(%control, error = %lost, "halted: nothing is pushed");
+            shared.show_all(&control, |destination| destination.halted.set(1));
             stop.cancelled().await;
+            shared.forget_all(&control);
             Ok(())
         }
         Some(Err(error)) => Err(error),

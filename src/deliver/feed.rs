@@ -250,6 +250,11 @@ impl Feed {
         !self.reading && self.lost.is_none() && self.lane.room() > 0 && self.held_bytes < self.memory
     }
 
+    /// Whether records that a former owner is known to have done are still to be read again.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.lane.caught_up()
+    }
+
     /// Whether memory is full and nothing of it is about to leave: all waits behind items that are
     /// halted or to be tried later.
     pub(super) fn is_stuck(&self) -> bool {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::feed::Feed;
 use super::options::Start;
 use super::{Destination, Shared};
-use crate::log::{Log, SESSION_TIMEOUT, TopicPartition, Writer};
+use crate::log::{Log, Reader, SESSION_TIMEOUT, TopicPartition, Writer};
 use crate::metrics::{self, Role};
 use crate::record::push::{PushCursor, PushPosition, PushVerb};
 use crate::record::{BatchBuilder, Epoch, Offset, Partition};
@@ -75,6 +75,9 @@ pub(super) struct Owner {
     verbs: VecDeque<(Offset, PushVerb)>,
     /// The control log is read up to here.
     control_read: Offset,
+    control_reader: Option<Box<dyn Reader>>,
+    /// Whether the control log is being read, or cannot be.
+    listening: bool,
     tick: Instant,
     stopping: bool,
 }
@@ -103,6 +106,8 @@ impl Owner {
             letters: BTreeMap::new(),
             verbs: VecDeque::new(),
             control_read: Offset(state.control),
+            control_reader: None,
+            listening: false,
             tick: now + TICK,
             stopping: false,
             state,
@@ -200,8 +205,6 @@ async fn first_position(
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        for feed in &self.feeds {
-            metrics::forget_destination(&self.targets[feed.target].name, feed.at.partition);
-        }
+        self.shared.forget_all(&self.control);
     }
 }

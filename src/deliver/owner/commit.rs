@@ -48,8 +48,6 @@ impl Owner {
         Self::count_commit(begun.elapsed().as_secs_f64());
         if self.vouched.is_none() {
             tracing::info!(control = %self.control, epoch = self.epoch.0, "pushing");
-            let reader = None;
-            self.listen(reader);
         }
         self.vouched = Some(begun);
         self.writer = Some(writer);

@@ -11,6 +11,7 @@ use crate::record::{Name, Offset, RecordRef};
 impl Owner {
     /// Takes in what the control log holds, and reads on.
     pub(super) fn control_read(&mut self, fetch: Fetch) {
+        self.listening = false;
         match fetch.fetched {
             Ok(fetched) => {
                 let verbs = fetched.batches.iter().flatten().filter_map(verb);
@@ -21,15 +22,20 @@ impl Owner {
             Err(error) => {
                 // Operators are not heard any more; what is pushed does not depend on them.
                 tracing::error!(control = %self.control, %error, "the control log cannot be read");
-                return;
+                self.listening = true;
             }
         }
-        self.listen(fetch.reader);
+        self.control_reader = fetch.reader;
     }
 
-    pub(super) fn listen(&mut self, reader: Option<Box<dyn log::Reader>>) {
-        let fetch = tasks::fetch(self.shared.log.clone(), self.control.clone(), reader, self.control_read);
-        self.tasks.push(fetch.map(Done::Control).boxed());
+    /// Reads the control log on, once the orders read so far are executed.
+    pub(super) fn listen(&mut self) {
+        if !self.listening && self.verbs.is_empty() {
+            self.listening = true;
+            let reader = self.control_reader.take();
+            let fetch = tasks::fetch(self.shared.log.clone(), self.control.clone(), reader, self.control_read);
+            self.tasks.push(fetch.map(Done::Control).boxed());
+        }
     }
 
     /// Executes orders in their order; one about an item that has to be read again first waits.
@@ -52,7 +58,7 @@ impl Owner {
     }
 
     fn has_to_wait(&self, verb: &PushVerb) -> bool {
-        let (PushAction::Retry(items) | PushAction::Skip(items)) = &verb.action else { return false };
+        let PushAction::Skip(items) = &verb.action else { return false };
         self.feed_of(&verb.destination, items.lane).is_some_and(|feed| {
             let feed = &self.feeds[feed];
             feed.lost.is_none() && targets(feed, items).iter().any(|offset| feed.is_unread(*offset))

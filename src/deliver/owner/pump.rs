@@ -16,6 +16,7 @@ impl Owner {
         let now = Instant::now();
         self.obey();
         if !self.stopping {
+            self.listen();
             for target in 0..self.targets.len() {
                 self.push_all(target, now);
             }
@@ -121,7 +122,7 @@ impl Owner {
             if feed.is_stuck() && self.targets[feed.target].held.is_none() {
                 feed.shed();
             }
-            if feed.wants_more() && !self.crowded {
+            if feed.wants_more() && (!self.crowded || feed.is_behind()) {
                 feed.reading = true;
                 let (life, from) = (feed.life, feed.read_to());
                 let fetch = tasks::fetch(self.shared.log.clone(), feed.at.clone(), feed.reader.take(), from);
