@@ -40,8 +40,7 @@ async fn no_more_groups_than_allowed_are_under_way() {
 async fn time_of_ten(progress: Progress) -> Duration {
     let rig = Rig::new(1, 1).await;
     rig.write(0, &[5; 10], 10).await;
-    let slow = Duration::from_millis(100)..Duration::from_millis(100);
-    rig.log.set_faults(Faults { commit_delay: Delay::always(slow), ..Faults::default() });
+    slow_commits(&rig);
     rig.run_until(Options { progress, ..Rig::options() }, rig.receiver.wait_applied(10)).await;
     let seen = rig.receiver.seen();
     seen[9].at - seen[0].at
@@ -51,6 +50,54 @@ async fn time_of_ten(progress: Progress) -> Duration {
 async fn an_item_waits_for_the_commit_of_the_last_one_only_where_it_has_to() {
     assert!(time_of_ten(Progress::Item).await >= Duration::from_millis(900));
     assert!(time_of_ten(Progress::Batch).await < Duration::from_millis(10));
+}
+
+/// Every commit takes 100 ms to be durable.
+fn slow_commits(rig: &Rig) {
+    let slow = Duration::from_millis(100)..Duration::from_millis(100);
+    rig.log.set_faults(Faults { commit_delay: Delay::always(slow), ..Faults::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_before_the_epoch_is_committed_and_no_item_during_the_commit_of_the_last() {
+    let rig = Rig::new(1, 1).await;
+    slow_commits(&rig);
+    rig.write(0, &[5], 10).await;
+    let begun = Instant::now();
+    let done = async {
+        // Each comes to an empty group whose last acknowledgement is not durable yet.
+        for count in 1..4 {
+            rig.receiver.wait_applied(count).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            rig.write(0, &[5], 10).await;
+        }
+        rig.receiver.wait_applied(4).await;
+    };
+    rig.run_until(Rig::options(), done).await;
+    let seen = rig.receiver.seen();
+    assert!(seen[0].at - begun >= Duration::from_millis(200), "the claim and the epoch's commit come first");
+    assert!(seen.windows(2).all(|two| two[1].at - two[0].at >= Duration::from_millis(100)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn done_below_waits_for_the_commit() {
+    let rig = Rig::new(1, 1).await;
+    slow_commits(&rig);
+    let below = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = below.clone();
+    rig.receiver.script(move |push| {
+        told.lock().expect("not poisoned").push(push.done_below.expect("it has provenance").0);
+        Reaction::Take(Duration::ZERO)
+    });
+    let done = async {
+        for (group, pause) in [(1, 10), (2, 250), (3, 10)] {
+            rig.write(0, &[group], 10).await;
+            rig.receiver.wait_applied(usize::try_from(group).expect("small")).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    };
+    rig.run_until(Rig::options(), done).await;
+    assert_eq!(*below.lock().expect("not poisoned"), [0, 0, 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,14 +216,16 @@ async fn draining_finishes_and_commits_what_is_under_way() {
 #[tokio::test(start_paused = true)]
 async fn a_halted_group_with_large_items_leaves_room_for_the_others() {
     let rig = Rig::new(1, 1).await;
-    let hog: Vec<u64> = vec![1; 200];
-    rig.write(0, &hog, 4096).await;
+    // More than one read of 1 MiB.
+    for _ in 0..12 {
+        rig.write(0, &[1; 50], 4096).await;
+    }
     rig.write(0, &[2; 20], 4096).await;
     rig.receiver.script(|push| match push.provenance.expect("written by the rig").group {
         1 => Reaction::Say(404),
         _ => Reaction::Take(Duration::ZERO),
     });
-    // A tenth of what the halted group has waiting.
+    // A thirtieth of what the halted group has waiting.
     let options = Options { memory: 80 << 10, ..Rig::options() };
     rig.run_until(options.clone(), rig.receiver.wait_applied(20)).await;
     // And what was forgotten is read again in its turn.
@@ -187,8 +236,8 @@ async fn a_halted_group_with_large_items_leaves_room_for_the_others() {
     let done = async {
         let items = seriatim::record::push::HaltedItems { lane: 0, offsets: Vec::new() };
         rig.order(0, seriatim::record::push::PushAction::Retry(items)).await;
-        rig.receiver.wait_applied(220).await;
+        rig.receiver.wait_applied(620).await;
     };
     rig.run_until(options, done).await;
-    assert_exact(&rig.receiver.applied(), 1, 220);
+    assert_exact(&rig.receiver.applied(), 1, 620);
 }

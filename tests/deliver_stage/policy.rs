@@ -199,6 +199,27 @@ async fn the_breaker_spares_a_receiver_that_is_down_and_everything_goes_when_it_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_success_after_a_long_outage_lets_all_the_others_go() {
+    let rig = Rig::new(1, 1).await;
+    rig.write(0, &(0..10).collect::<Vec<_>>(), 10).await;
+    let back = Instant::now() + Duration::from_secs(20_000);
+    rig.receiver.script(move |_| if Instant::now() < back { Reaction::Say(503) } else { TAKE });
+    let run = async {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+        }
+        rig.receiver.wait_applied(1).await;
+        let begun = Instant::now();
+        rig.receiver.wait_applied(10).await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "the last came {:?} after the first", begun.elapsed());
+    };
+    tokio::select! {
+        ended = rig.run(Rig::options(), "a", &tokio_util::sync::CancellationToken::new()) => panic!("{ended:?}"),
+        () = run => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_of_a_day_loses_nothing_and_no_pause_exceeds_its_cap() {
     let rig = Rig::new(1, 1).await;
     rig.write(0, &[1; 5], 10).await;
