@@ -176,13 +176,6 @@ impl Feed {
         self.delayed.insert((at, self.ticket), part);
     }
 
-    /// The receiver is back: whatever waits for it waits no longer.
-    pub(super) fn hurry(&mut self, now: Instant) {
-        for ((_, ticket), part) in std::mem::take(&mut self.delayed) {
-            self.delayed.insert((now, ticket), part);
-        }
-    }
-
     /// A taken item is done for good: acknowledged, dead-lettered or skipped.
     pub(super) fn finish(&mut self, part: Part) {
         match self.lane.release(part) {

@@ -55,8 +55,8 @@ impl Owner {
             }
             let Some((feed, part)) = self.candidate(index, now) else { return };
             if !self.is_vouched(now) {
-                // An idle owner has not committed for long: it does so first.
-                self.dirty = true;
+                // An idle owner has not committed for long: it does so first, if it is not about to.
+                self.dirty |= self.writer.is_some();
                 self.feeds[feed].delay(part, now);
                 return;
             }

@@ -63,9 +63,6 @@ impl Owner {
         target.probe = target.probe.filter(|_| target.breaker.is_open());
         if was_open && !target.breaker.is_open() {
             tracing::info!(destination = &*target.name, "is back");
-            for feed in &mut self.feeds[target.feeds.clone()] {
-                feed.hurry(now);
-            }
         }
     }
 
