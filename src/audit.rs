@@ -11,7 +11,7 @@
 //! order in which each must hold at least what the one before speaks of. What retention has removed is not judged.
 //!
 //! One pass over each log, side by side. Memory does not grow with the logs: it holds what lies
-//! between frontier and reading position (at most the window's span), [`recent::KEPT`] groups and
+//! between frontier and reading position (at most the window's span), `recent::KEPT` groups and
 //! outputs a destination, and [`MOST_FINDINGS`] findings.
 
 mod cursors;

@@ -51,6 +51,7 @@ use readiness::{Latch, Readiness};
 pub struct Process {
     running: Running,
     admin: Admin,
+    readiness: Readiness,
     data_address: Option<SocketAddr>,
     engine: Engine,
     topics: Arc<Topics>,
@@ -108,14 +109,20 @@ impl Process {
             options: wiring::resequence_options(config),
         });
         let running = starting.running;
-        let admin = Admin::start(listeners.admin, readiness, Guard::new(token), operate)?;
+        let admin = Admin::start(listeners.admin, readiness.clone(), Guard::new(token), operate)?;
         info!(address = %admin.address, "the admin port listens");
         let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
         let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };
         let retention = retention::run(engine.clone(), keep);
         let retention = AbortOnDropHandle::new(tokio::spawn(retention));
         let drain = config.process.drain.get();
-        Ok(Self { running, admin, data_address, engine, topics, drain, retention })
+        Ok(Self { running, admin, readiness, data_address, engine, topics, drain, retention })
+    }
+
+    /// Whether every role has joined its group since the start. Once true, it stays so.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
     }
 
     /// Where the admin port listens.

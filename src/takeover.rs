@@ -1,14 +1,14 @@
 //! Taking over a control partition: what the resequencer and the deliverer do alike before they
 //! may act as the owner of its lanes.
 //!
-//! [`hold`] keeps a place in the role's group and one owner running for every control partition
+//! [`hold()`] keeps a place in the role's group and one owner running for every control partition
 //! that is assigned; it claims (which fences every former owner) and hands each owner a [`Claim`].
 //! The owner then calls [`take_over`], which finds out under the fence whether this is the role's
 //! first claim ever, reads the last committed cursor, writes the claim record and settles the
 //! epoch. What remains is the owner's own: it commits a cursor with the new epoch before its first
 //! effect.
 //!
-//! Nothing here is kept across an error: an owner whose writer failed ends, [`hold`] claims again
+//! Nothing here is kept across an error: an owner whose writer failed ends, [`hold()`] claims again
 //! while the assignment holds, and the state comes from the log.
 
 mod hold;

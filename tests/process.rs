@@ -60,6 +60,7 @@ async fn it_starts_becomes_ready_and_ends_in_order() {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), ready).await.expect("it becomes ready");
+        assert!(process.is_ready());
         let metrics = get(&process, "/metrics").await;
         assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0"), "{metrics}");
         assert!(metrics.contains("seriatim_build_info{version=\""), "{metrics}");

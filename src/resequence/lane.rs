@@ -30,9 +30,9 @@ pub struct DamagedCursor {
 /// Something that only the shell can do for a lane; each is answered once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The input record at this offset, to be dead-lettered: [`LaneState::input_fetched`].
+    /// The input record at this offset, to be dead-lettered: `LaneState::input_fetched`.
     Input(Offset),
-    /// The results from this position on, bodies forgotten for memory: [`LaneState::result_fetched`].
+    /// The results from this position on, bodies forgotten for memory.
     Results,
     /// The input's stable end as of now: [`LaneState::input_ends`].
     InputEnd,
