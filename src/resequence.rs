@@ -5,8 +5,10 @@
 //! owner of a control partition reads, commits and sends for its lanes; [`crate::takeover`] makes
 //! it the only one.
 
+mod admit;
 mod destinations;
 mod entry;
+mod execute;
 mod fetch;
 mod judge;
 mod lane;

@@ -4,6 +4,9 @@ use crate::order::Ticket;
 use crate::record::ledger::Identity;
 use crate::record::{Batch, Offset, Round, Timestamp};
 
+/// Marks the result that an operator's skip is, beside status `failed`, as passed over whatever the policy is.
+pub(super) const SKIPPED: &[u8] = b"skipped";
+
 /// A record of the input, admitted and not yet released. Its body stays in the log.
 #[derive(Debug)]
 pub struct Entry {

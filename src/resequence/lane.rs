@@ -5,16 +5,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::order::{
-    Admission, Group, Identities, Lane, Overdue, Released, Resume, Verdict, Violated, Watermark, Window,
-};
+use crate::order::{Group, Identities, Lane, Overdue, Released, Resume, Violated, Watermark, Window};
 use crate::record::cursor::LaneCursor;
-use crate::record::ledger::Identity;
-use crate::record::{Batch, Epoch, Name, Offset, Partition, RecordRef, Round, Timestamp, check, error_json};
+use crate::record::{Batch, Epoch, Offset, Partition, Round, Timestamp};
 
 use super::Options;
 use super::destinations::Destinations;
-use super::entry::{Entry, Outcome};
+use super::entry::Entry;
 use super::memory::Memory;
 use super::release::Gathered;
 use super::scope::Scope;
@@ -96,7 +93,7 @@ pub struct LaneState {
     pub(super) halted: Option<String>,
     pub(super) needs: Vec<Need>,
     pub(super) duplicates: u64,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
 }
 
 impl LaneState {
@@ -221,94 +218,6 @@ impl LaneState {
             self.overdue.head(offset, now);
         }
         Ok(())
-    }
-
-    /// Admits fetched input while there is room.
-    fn admit_input(&mut self) -> Result<(), Violated> {
-        while let Some(batch) = self.input.pop_front() {
-            let mut admitted_to = batch.base();
-            for record in &batch {
-                // What is below a published limit is admitted whatever the window is now: its
-                // result may come before that of the head, and nothing waits unjudged.
-                let room = self.order.room() > 0 || record.offset < self.attempted_limit;
-                if !room || !self.scope_admits(record.offset) {
-                    self.input.push_front(batch.skip_to(admitted_to));
-                    return Ok(());
-                }
-                self.admit(&record)?;
-                admitted_to = record.offset.next();
-            }
-        }
-        // Whatever was fetched is admitted: between its last record and the next position are holes only.
-        self.order.pass_to(self.input_next);
-        Ok(())
-    }
-
-    /// Whether a record may be admitted under the scope in force; changes over where that is due.
-    fn scope_admits(&mut self, offset: Offset) -> bool {
-        match &self.next_scope {
-            Some((from, next)) if offset >= *from => {
-                if self.order.unreleased() > 0 {
-                    return false;
-                }
-                self.scope = next.clone();
-                self.next_scope = None;
-                true
-            }
-            _ => true,
-        }
-    }
-
-    fn admit(&mut self, record: &RecordRef<'_>) -> Result<(), Violated> {
-        let offset = record.offset;
-        let (mask, refused) = match self.destinations.mask(record.headers.get(Name::Destination)) {
-            Ok(mask) => (mask, None),
-            Err(unknown) => (1, Some(Outcome::Refused(error_json("unknown-destination", unknown)))),
-        };
-        self.scope.groups(record, mask, &mut self.groups);
-        let identity = record.headers.get(Name::Id).map(|id| Identity::of(id, record.value));
-        let (identity, repeated) = self.judge_identity(offset, identity)?;
-        let round = self.rounds.get(&offset).copied().unwrap_or_default();
-        // What could not be worked on at first may be by now, where an operator has had a say.
-        let outcome = repeated.or(refused.filter(|_| round == Round(0)));
-        let settled = outcome.is_some();
-        let entry = Entry {
-            check: check(record),
-            round,
-            timestamp: record.timestamp,
-            destinations: mask,
-            key: record.key.map(Into::into),
-            identity: identity.map(Box::new),
-            outcome,
-            retrying: None,
-            input: None,
-        };
-        if self.order.admit(offset, &self.groups, entry)? == Admission::Admitted {
-            if settled {
-                // It was admitted just now and has no result yet.
-                let _ = self.order.resolve(offset);
-            } else {
-                self.overdue.admitted(offset);
-            }
-        }
-        Ok(())
-    }
-
-    /// The identity of a message that is the first with it, or how it ends because it is not.
-    fn judge_identity(
-        &mut self,
-        offset: Offset,
-        identity: Option<Identity>,
-    ) -> Result<(Option<Identity>, Option<Outcome>), Violated> {
-        let Some(identity) = identity else { return Ok((None, None)) };
-        Ok(match self.identities.judge(offset, identity.id, identity.fingerprint)? {
-            Verdict::First => (Some(identity), None),
-            Verdict::Duplicate { of } => {
-                self.duplicates += 1;
-                (None, Some(Outcome::Duplicate(of)))
-            }
-            Verdict::Reused { of } => (None, Some(Outcome::KeyReused(of))),
-        })
     }
 
     /// The limit up to which workers may work, as it should be published now. It stays at the

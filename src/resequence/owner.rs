@@ -5,6 +5,9 @@
 //! to be done next. One commit is under way at a time, and while it runs the next one gathers.
 //! Everything under way lives in this one future: dropping it is a crash.
 
+mod commit;
+mod needs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +16,17 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Append, Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
-use crate::metrics::{self, Role};
-use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
-use crate::record::{Batch, BatchBuilder, Epoch, Offset, Partition};
+use crate::log::{Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
+use crate::record::cursor::OwnerCursor;
+use crate::record::{Batch, Epoch, Offset, Partition};
 use crate::takeover;
 use crate::topics::Topics;
 
 use super::Options;
-use super::lane::{LaneState, Need};
+use super::lane::Need;
 use super::seat::Seat;
 use super::verbs::Verbs;
+use commit::Committing;
 
 /// Bytes fetched at once of each log: enough to keep commits large, little beside the budget.
 const FETCH_BYTES: usize = 1 << 20;
@@ -64,14 +67,6 @@ enum Happening {
     Resent(Result<(), Error>),
     Control(Box<dyn Reader>, Result<Fetched, Error>),
     Committed(Box<dyn Writer>, Result<Vec<Offsets>, Error>, Committing),
-}
-
-/// The commit under way.
-struct Committing {
-    cursor: OwnerCursor,
-    /// Which append is the ledger record of which lane.
-    ledgers: Vec<(usize, Partition)>,
-    started: Instant,
 }
 
 /// See the module's documentation.
@@ -244,136 +239,6 @@ impl Owner {
             let fetched = reader.next().await;
             happening(reader, fetched)
         }));
-    }
-
-    /// Starts the reads that a lane wants and whatever else it needs.
-    fn do_what_is_needed(&mut self, index: usize) {
-        let seat = &mut self.seats[index];
-        let lane = seat.lane;
-        if let Some(reader) = seat.wanted_input() {
-            self.read(reader, move |reader, fetched| Happening::Input(lane, reader, fetched));
-        }
-        let seat = &mut self.seats[index];
-        if let Some(reader) = seat.wanted_results() {
-            self.read(reader, move |reader, fetched| Happening::Results(lane, reader, fetched));
-        }
-        for need in self.seats[index].needs() {
-            self.serve_need(lane, need);
-        }
-    }
-
-    fn serve_need(&mut self, lane: Partition, need: Need) {
-        let Shared { log, topics, .. } = self.shared.clone();
-        match need {
-            Need::Input(offset) => self.under_way.push(Box::pin(async move {
-                let record = super::fetch::record(&*log, &topics.input.partition(lane), offset).await;
-                Happening::InputRecord(lane, offset, record)
-            })),
-            Need::InputEnd => self.under_way.push(Box::pin(async move {
-                Happening::InputEnd(lane, log.bounds(&topics.input.partition(lane)).await)
-            })),
-            Need::Results => self.sweep(lane),
-            Need::Resend(offset, round, number) => {
-                metrics::lane(lane).resent.inc();
-                self.under_way.push(Box::pin(async move {
-                    Happening::Resent(super::fetch::resend(&*log, &topics, lane, offset, round, number).await)
-                }));
-            }
-        }
-    }
-
-    /// Reads forgotten results again, one sweep a lane at a time.
-    fn sweep(&mut self, lane: Partition) {
-        let Some(from) = self.seat(lane).state().and_then(LaneState::sweep_position) else { return };
-        let Shared { log, topics, .. } = self.shared.clone();
-        self.under_way.push(Box::pin(async move {
-            let results = topics.results.partition(lane);
-            match log.read(&results, from, Visibility::Written, FETCH_BYTES).await {
-                Ok(mut reader) => {
-                    let fetched = reader.next().await;
-                    Happening::Swept(lane, reader, fetched)
-                }
-                Err(error) => Happening::NotSwept(lane, error),
-            }
-        }));
-    }
-
-    fn swept(
-        &mut self,
-        lane: Partition,
-        reader: Box<dyn Reader>,
-        fetched: Result<Fetched, Error>,
-    ) -> Result<(), takeover::Error> {
-        if self.seat(lane).results_swept(fetched)? {
-            self.read(reader, move |reader, fetched| Happening::Swept(lane, reader, fetched));
-        }
-        Ok(())
-    }
-
-    /// Everything gathered, and the cursor that is right once it is committed.
-    fn form_commit(&mut self) -> (Vec<Append>, Committing) {
-        let mut appends = Vec::new();
-        let mut ledgers = Vec::new();
-        let Shared { topics, epoch, control, .. } = &self.shared;
-        let mut cursor = OwnerCursor { epoch: epoch.0, control: self.verbs.position().0, lanes: Default::default() };
-        for seat in &mut self.seats {
-            let (gathered, lane_cursor) = seat.form_commit(topics);
-            for append in gathered {
-                if append.to.topic == topics.ledger {
-                    ledgers.push((appends.len(), seat.lane));
-                }
-                appends.push(append);
-            }
-            cursor.lanes.insert(seat.lane.0, lane_cursor);
-        }
-        appends.extend(self.verbs.results(topics));
-        let encoded = encode(&cursor);
-        let tight = encoded.len() > CURSOR_BUDGET / 5 * 4;
-        for seat in &mut self.seats {
-            seat.cursor_is_tight(tight);
-        }
-        let mut builder = BatchBuilder::default();
-        builder.push(Some(Role::Resequence.as_str().as_bytes()), Some(&encoded), |_| {});
-        appends.push(Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
-        self.due = false;
-        (appends, Committing { cursor, ledgers, started: Instant::now() })
-    }
-
-    fn start_commit(&mut self) {
-        let Some(mut writer) = self.writer.take() else { return };
-        let (appends, committing) = self.form_commit();
-        self.under_way.push(Box::pin(async move {
-            let result = writer.commit(appends).await;
-            Happening::Committed(writer, result, committing)
-        }));
-    }
-
-    fn commit_ended(
-        &mut self,
-        writer: Box<dyn Writer>,
-        result: Result<Vec<Offsets>, Error>,
-        committing: Committing,
-    ) -> Result<(), takeover::Error> {
-        let offsets = match result {
-            Ok(offsets) => offsets,
-            Err(Error::Rejected { at, reason }) if at.topic != self.shared.topics.cursors_resequence => {
-                tracing::error!(%at, reason, "a commit was refused: its lane stands still, the others go on");
-                self.restore_halted(writer, at.partition, format!("{at}: {reason}"));
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        metrics::owner(Role::Resequence).commit_seconds.observe(committing.started.elapsed().as_secs_f64());
-        self.writer = Some(writer);
-        self.committed = committing.cursor;
-        let ledger_at = |lane| {
-            let index = committing.ledgers.iter().find(|(_, of)| *of == lane)?.0;
-            offsets.get(index)?.get(0)
-        };
-        for seat in &mut self.seats {
-            seat.committed(&self.committed.lanes[&seat.lane.0], ledger_at(seat.lane));
-        }
-        Ok(())
     }
 
     /// Begins again from the last committed cursor, with one lane standing still.

@@ -12,10 +12,9 @@ use crate::record::{
 use crate::topics::Topics;
 
 use super::destinations::numbers;
-use super::entry::{Entry, Outcome};
+use super::entry::{Entry, Outcome, SKIPPED};
 use super::lane::{LaneState, Need};
 use super::output::{Outputs, Rules};
-use super::verbs::SKIPPED;
 use super::{Destinations, OnFailure, Scope};
 
 /// What has been released and waits for the commit that carries it.

@@ -1,0 +1,86 @@
+//! The commit: everything that was released, and the cursor that is right with it, in one step.
+
+use tokio::time::Instant;
+
+use super::{Happening, Owner, Shared};
+use crate::log::{Append, Error, Offsets, Writer};
+use crate::metrics::{self, Role};
+use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
+use crate::record::{BatchBuilder, Partition};
+use crate::takeover;
+
+/// The commit under way.
+pub(super) struct Committing {
+    pub(super) cursor: OwnerCursor,
+    /// Which append is the ledger record of which lane.
+    ledgers: Vec<(usize, Partition)>,
+    started: Instant,
+}
+
+impl Owner {
+    /// Everything gathered, and the cursor that is right once it is committed.
+    pub(super) fn form_commit(&mut self) -> (Vec<Append>, Committing) {
+        let mut appends = Vec::new();
+        let mut ledgers = Vec::new();
+        let Shared { topics, epoch, control, .. } = &self.shared;
+        let mut cursor = OwnerCursor { epoch: epoch.0, control: self.verbs.position().0, lanes: Default::default() };
+        for seat in &mut self.seats {
+            let (gathered, lane_cursor) = seat.form_commit(topics);
+            for append in gathered {
+                if append.to.topic == topics.ledger {
+                    ledgers.push((appends.len(), seat.lane));
+                }
+                appends.push(append);
+            }
+            cursor.lanes.insert(seat.lane.0, lane_cursor);
+        }
+        appends.extend(self.verbs.results(topics));
+        let encoded = encode(&cursor);
+        let tight = encoded.len() > CURSOR_BUDGET / 5 * 4;
+        for seat in &mut self.seats {
+            seat.cursor_is_tight(tight);
+        }
+        let mut builder = BatchBuilder::default();
+        builder.push(Some(Role::Resequence.as_str().as_bytes()), Some(&encoded), |_| {});
+        appends.push(Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
+        self.due = false;
+        (appends, Committing { cursor, ledgers, started: Instant::now() })
+    }
+
+    pub(super) fn start_commit(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        let (appends, committing) = self.form_commit();
+        self.under_way.push(Box::pin(async move {
+            let result = writer.commit(appends).await;
+            Happening::Committed(writer, result, committing)
+        }));
+    }
+
+    pub(super) fn commit_ended(
+        &mut self,
+        writer: Box<dyn Writer>,
+        result: Result<Vec<Offsets>, Error>,
+        committing: Committing,
+    ) -> Result<(), takeover::Error> {
+        let offsets = match result {
+            Ok(offsets) => offsets,
+            Err(Error::Rejected { at, reason }) if at.topic != self.shared.topics.cursors_resequence => {
+                tracing::error!(%at, reason, "a commit was refused: its lane stands still, the others go on");
+                self.restore_halted(writer, at.partition, format!("{at}: {reason}"));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        metrics::owner(Role::Resequence).commit_seconds.observe(committing.started.elapsed().as_secs_f64());
+        self.writer = Some(writer);
+        self.committed = committing.cursor;
+        let ledger_at = |lane| {
+            let index = committing.ledgers.iter().find(|(_, of)| *of == lane)?.0;
+            offsets.get(index)?.get(0)
+        };
+        for seat in &mut self.seats {
+            seat.committed(&self.committed.lanes[&seat.lane.0], ledger_at(seat.lane));
+        }
+        Ok(())
+    }
+}
