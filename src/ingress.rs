@@ -18,6 +18,7 @@ mod envelope;
 pub mod http;
 mod keys;
 mod lines;
+mod live;
 mod many;
 mod patient;
 mod present;
@@ -44,6 +45,7 @@ pub use auth::{Principal, Tokens, TokensError};
 pub use problem::{Code, Problem};
 
 use crate::log::Log;
+pub use crate::observe::live::Options as LaneOptions;
 use crate::record::Partition;
 use crate::topics::Topics;
 use appender::Lane;
@@ -90,6 +92,9 @@ pub struct Options {
     pub known_keys: usize,
     /// Bytes that they may take. 64 MiB.
     pub known_keys_memory: usize,
+    /// How the lanes are ordered, to tell why a message waits. `None`: its state says only
+    /// whether workers may have it.
+    pub lanes: Option<LaneOptions>,
     /// Who may send. `None`: everybody.
     pub tokens: Option<Tokens>,
 }
@@ -112,6 +117,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(15),
             known_keys: 100_000,
             known_keys_memory: 64 * MIB,
+            lanes: None,
             tokens: None,
         }
     }
@@ -127,6 +133,7 @@ struct Inner {
     options: Options,
     lanes: Vec<Lane>,
     waiters: Vec<Waiters>,
+    live: live::Lanes,
     keys: Keys,
     bodies: Arc<Semaphore>,
     next_lane: AtomicU32,
@@ -179,9 +186,10 @@ impl Service {
             waiters.push(waiting);
             drivers.push(drive(appender, ledger).boxed());
         }
+        let live = live::Lanes::new(options.lanes.as_ref(), topics.lanes);
         let keys = Keys::new(options.known_keys, options.known_keys_memory);
         let next_lane = AtomicU32::new(0);
-        let inner = Inner { log, topics, options, lanes, waiters, keys, bodies, next_lane, drain, stop };
+        let inner = Inner { log, topics, options, lanes, waiters, live, keys, bodies, next_lane, drain, stop };
         (Self(Arc::new(inner)), Driver(join_all(drivers).map(drop).boxed()))
     }
 
@@ -208,6 +216,10 @@ impl Service {
 
     fn drain(&self) -> &CancellationToken {
         &self.0.drain
+    }
+
+    fn live(&self) -> &live::Lanes {
+        &self.0.live
     }
 
     fn keys(&self) -> &Keys {

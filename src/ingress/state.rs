@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Service;
 use super::problem::{Code, Problem};
+use crate::observe::live::{Message, Waiting};
 use crate::observe::{cursor, input, ledger};
 use crate::record::ledger::Outcome;
 use crate::record::{Offset, Source};
@@ -63,7 +64,7 @@ fn outputs(source: Source, sent: Vec<(String, u64)>) -> Value {
     sent.into_iter().map(output).collect()
 }
 
-/// Not released: below the owner's limit workers may have it, above it they have not.
+/// Not released: above the owner's limit no worker may have it, below it the lane tells more.
 async fn pending(service: &Service, source: Source, partly: Vec<(String, u64)>) -> Result<Value, Problem> {
     let (log, topics) = (&**service.log(), service.topics());
     match input::presence(log, topics, source).await? {
@@ -74,11 +75,36 @@ async fn pending(service: &Service, source: Source, partly: Vec<(String, u64)>) 
         }
     }
     let cursor = cursor::of_lane(log, topics, source.lane).await?;
-    let limit = cursor.and_then(|cursor| cursor.lanes.get(&source.lane.0).map(|lane| lane.limit)).unwrap_or(0);
-    let word = if source.offset.0 < limit { "sent" } else { "accepted" };
-    Ok(if partly.is_empty() {
-        json!({"state": word})
+    let lane = cursor.and_then(|mut cursor| cursor.lanes.remove(&source.lane.0)).unwrap_or_default();
+    let mut state = if let Some(reason) = lane.halted {
+        json!({"state": "halted", "reason": reason})
+    } else if source.offset.0 >= lane.limit {
+        json!({"state": "accepted"})
     } else {
-        json!({"state": word, "outputs": outputs(source, partly)})
-    })
+        let live = service.live().get(log, topics, source.lane).await?;
+        let message = live.and_then(|live| live.find(source.offset));
+        message.map_or_else(|| json!({"state": "sent"}), |message| waiting(source, message))
+    };
+    if !partly.is_empty() {
+        state["outputs"] = outputs(source, partly);
+    }
+    Ok(state)
+}
+
+/// Why a message that workers may have is not released.
+fn waiting(source: Source, Message { round, waiting, .. }: Message) -> Value {
+    let parsed = |error: String| serde_json::from_str(&error).unwrap_or(Value::String(error));
+    let before = |offset: Option<Offset>| offset.map(|offset| Source { lane: source.lane, offset }.to_string());
+    match waiting {
+        Waiting::Window => json!({"state": "accepted"}),
+        Waiting::Work => json!({"state": "sent"}),
+        Waiting::Retry { attempt, worker, error } => {
+            json!({"state": "retrying", "attempt": attempt, "worker": worker, "error": parsed(error)})
+        }
+        Waiting::Turn(offset) => json!({"state": "ready", "waitsFor": before(offset)}),
+        Waiting::FailedTurn(offset, error) => {
+            json!({"state": "failed", "resolution": null, "waitsFor": before(offset), "error": parsed(error)})
+        }
+        Waiting::Operator(error) => json!({"state": "halted", "round": round, "error": parsed(error)}),
+    }
 }

@@ -10,7 +10,8 @@ use crate::log::{Error, Log, Reader, TopicPartition};
 use crate::order::Standing;
 use crate::record::cursor::LaneCursor;
 use crate::record::{Offset, Partition, Source, Timestamp};
-use crate::resequence::{Destinations, Entry, LaneState, OnFailure, Options};
+pub use crate::resequence::Options;
+use crate::resequence::{Destinations, Entry, LaneState, OnFailure};
 use crate::topics::Topics;
 
 /// Bytes read at once of either log.

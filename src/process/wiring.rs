@@ -14,7 +14,11 @@ use crate::{deliver, ingress, resequence};
 const RESULTS_MIN: usize = 4;
 
 pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error> {
-    let mut options = ingress::Options { max_body: config.ingress.max_body.in_memory(), ..Default::default() };
+    let mut options = ingress::Options {
+        max_body: config.ingress.max_body.in_memory(),
+        lanes: Some(resequence_options(config)),
+        ..Default::default()
+    };
     if let Some(path) = &config.ingress.tokens_file {
         let unusable = |reason: String| Error::File {
             key: "ingress.tokens_file",

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use seriatim::ingress::{Options, Service, http};
 use seriatim::log::memory::{Delay, Memory, Stored};
 use seriatim::log::{Log, TopicPartition};
-use seriatim::record::cursor::encode;
+use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
 use seriatim::record::ledger::{LedgerRecord, Outcome};
 use seriatim::record::{BatchBuilder, Epoch, Name, Offset, OutputHeaders, Partition, Sequence, Source};
 use seriatim::topics::Topics;
@@ -149,6 +149,13 @@ impl Fixture {
             });
         })
         .await;
+    }
+
+    /// A commit of the owner of lane 0.
+    pub(crate) async fn own(&self, lane: LaneCursor) {
+        let cursor = encode(&OwnerCursor { lanes: [(0, lane)].into(), ..OwnerCursor::default() });
+        let cursors = self.topics.cursors_resequence.partition(Partition(0));
+        self.append(&cursors, |batch| batch.push(Some(b"resequence"), Some(&cursor), |_| {})).await;
     }
 
     pub(crate) fn ledger(&self) -> TopicPartition {

@@ -3,12 +3,12 @@
 use axum::http::StatusCode;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use seriatim::ingress::Options;
+use seriatim::ingress::{LaneOptions, Options};
 use seriatim::log::Log as _;
 use seriatim::log::memory::Faults;
-use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
+use seriatim::record::cursor::LaneCursor;
 use seriatim::record::ledger::Outcome;
-use seriatim::record::{Offset, Partition, Source};
+use seriatim::record::{Headers, Offset, Partition, RecordRef, ResultHeaders, Source, Status, check};
 use tokio::time::Duration;
 
 use crate::fixture::{Fixture, get, post, sent, source};
@@ -25,9 +25,7 @@ async fn the_state_of_a_message_follows_its_way() {
     }
     assert_eq!(state(&fixture, "0-8").await, json!({"id": "0-8", "lane": 0, "offset": 8, "state": "accepted"}));
     let lane = LaneCursor { limit: 9, ..LaneCursor::default() };
-    let cursor = encode(&OwnerCursor { lanes: [(0, lane)].into(), ..OwnerCursor::default() });
-    let cursors = fixture.topics.cursors_resequence.partition(Partition(0));
-    fixture.append(&cursors, |batch| batch.push(Some(b"resequence"), Some(&cursor), |_| {})).await;
+    fixture.own(lane).await;
     assert_eq!(state(&fixture, "0-8").await["state"], "sent");
     let reason = || r#"{"code":"c"}"#.to_owned();
     fixture.release(1, 9, &[(0, sent("billing", 4))]).await;
@@ -198,4 +196,52 @@ async fn a_silent_event_stream_beats_and_ends_with_the_process() {
     assert_eq!(began.elapsed().as_secs(), 15);
     fixture.drain.cancel();
     assert_eq!(piece().await, None);
+}
+
+/// What a worker says of the record at this offset, with the check that proves it read it.
+async fn result(fixture: &Fixture, offset: u64, status: Status, error: Option<&[u8]>) {
+    let stored = &fixture.input(0)[usize::try_from(offset).expect("it is small")];
+    let headers = Headers::default();
+    let record =
+        RecordRef::new(stored.offset, stored.timestamp, stored.key.as_deref(), stored.value.as_deref(), headers);
+    let mut result = ResultHeaders::new(source(offset), check(&record), status);
+    (result.error, result.attempt, result.worker) = (error, Some(2), Some(&b"w1"[..]));
+    let results = fixture.topics.results.partition(Partition(0));
+    let key = offset.to_string();
+    fixture.append(&results, |batch| batch.push(Some(key.as_bytes()), Some(b"out"), |h| result.encode(h))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_waits_says_for_what() {
+    let options = Options { lanes: Some(LaneOptions::default()), ..Options::default() };
+    let fixture = Fixture::new(1, options).await;
+    for body in ["a", "b", "c", "d"] {
+        fixture.call(post(body)).await;
+    }
+    let lane = LaneCursor { limit: 4, order: "lane".to_owned(), ..LaneCursor::default() };
+    fixture.own(lane.clone()).await;
+    let error = br#"{"code":"boom"}"#;
+    result(&fixture, 1, Status::Done, None).await;
+    result(&fixture, 2, Status::Failed, Some(error)).await;
+    result(&fixture, 0, Status::Retrying, Some(error)).await;
+    let first = state(&fixture, "0-0").await;
+    assert_eq!(
+        (&first["state"], &first["attempt"], &first["worker"], &first["error"]["code"]),
+        (&json!("retrying"), &json!(2), &json!("w1"), &json!("boom"))
+    );
+    let second = state(&fixture, "0-1").await;
+    assert_eq!((&second["state"], &second["waitsFor"]), (&json!("ready"), &json!("0-0")));
+    let third = state(&fixture, "0-2").await;
+    assert_eq!((&third["state"], &third["waitsFor"]), (&json!("failed"), &json!("0-0")));
+    assert_eq!(state(&fixture, "0-3").await["state"], "sent");
+    // A second later it is looked at again: the head has failed for good.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    result(&fixture, 0, Status::Failed, Some(error)).await;
+    let halted = state(&fixture, "0-0").await;
+    assert_eq!(
+        (&halted["state"], &halted["round"], &halted["error"]["code"]),
+        (&json!("halted"), &json!(0), &json!("boom"))
+    );
+    fixture.own(LaneCursor { halted: Some("torn".to_owned()), ..lane }).await;
+    assert_eq!(state(&fixture, "0-1").await["reason"], "torn");
 }

@@ -26,7 +26,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("topics", &["record", "log"]),
     ("order", &["record"]),
     ("takeover", STAGE),
-    ("observe", STAGE),
+    ("observe", &["record", "metrics", "log", "topics", "order", "takeover", "resequence"]),
     ("audit", &["record", "log", "topics"]),
     ("ingress", &["record", "metrics", "log", "topics", "order", "takeover", "observe"]),
     ("work", STAGE),
