@@ -20,7 +20,7 @@ impl Owner {
             for target in 0..self.targets.len() {
                 self.push_all(target, now);
             }
-            self.read_on();
+            self.read_on(now);
         }
         if now >= self.tick {
             self.tick = now + TICK;
@@ -117,9 +117,14 @@ impl Owner {
         true
     }
 
-    fn read_on(&mut self) {
+    fn read_on(&mut self, now: Instant) {
         for (index, feed) in self.feeds.iter_mut().enumerate() {
-            if feed.is_stuck() && self.targets[feed.target].held.is_none() {
+            let target = &self.targets[feed.target];
+            // What waits for room only is about to go: shed, it would be loaded again at once, and
+            // two lanes that take turns would do that to each other for ever.
+            let waits = target.not_before().is_some_and(|at| at > now);
+            let is_going = !waits && feed.next_due().is_some_and(|at| at <= now);
+            if feed.is_stuck() && !is_going && target.held.is_none() {
                 feed.shed();
             }
             if feed.wants_more() && (!self.crowded || feed.is_behind()) {
