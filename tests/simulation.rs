@@ -19,6 +19,10 @@ mod process;
 mod producer;
 #[path = "simulation/reader.rs"]
 mod reader;
+#[path = "simulation/receiver.rs"]
+mod receiver;
+#[path = "simulation/roles.rs"]
+mod roles;
 #[path = "simulation/run.rs"]
 mod run;
 #[path = "simulation/stranger.rs"]

@@ -10,6 +10,7 @@ use fastrand::Rng;
 use seriatim::log::Log as _;
 use seriatim::record::control::{Action, VERB, Verb};
 use seriatim::record::cursor::LaneCursor;
+use seriatim::record::push::{HaltedItems, PUSH_VERB, PushAction, PushVerb};
 use seriatim::record::{BatchBuilder, Name, Offset, Partition};
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +35,7 @@ pub(crate) async fn operate(world: Shared) {
             for lane in (0..world.plan.lanes).map(Partition) {
                 end_halt(&world, &mut rng, lane, &mut standing).await;
             }
+            pass_over_refused(&world).await;
         } else if world.plan.trouble.operators {
             meddle(&world, &mut rng).await;
         }
@@ -58,6 +60,20 @@ async fn end_halt(world: &Shared, rng: &mut Rng, lane: Partition, standing: &mut
         let how = pick(rng, &["retry", "skip", "replace"]);
         let action = action(rng, how, vec![target]);
         order(world, rng, lane, action).await;
+    }
+}
+
+/// Lets go on what a receiver refuses for good.
+async fn pass_over_refused(world: &Shared) {
+    let refused = world.watch().refused();
+    for (topic, lane) in refused {
+        let of = world.topics.destinations.iter().find(|(_, name)| name.as_str() == topic);
+        let Some((destination, _)) = of else { continue };
+        let action = PushAction::Skip(HaltedItems { lane, offsets: Vec::new() });
+        let (reason, by) = ("simulated".to_owned(), "an operator".to_owned());
+        let verb = PushVerb { destination: destination.clone(), action, reason, by };
+        let value = serde_json::to_vec(&verb).expect("verbs are plain data");
+        write(world, Partition(lane), PUSH_VERB, &value).await;
     }
 }
 
@@ -100,10 +116,14 @@ async fn order(world: &Shared, rng: &mut Rng, lane: Partition, action: Action) {
     let verb = Verb { lane: lane.0, action, reason: "simulated".to_owned(), by: "an operator".to_owned() };
     let value = serde_json::to_vec(&verb).expect("verbs are plain data");
     for _ in 0..rng.u32(1..3) {
-        let mut builder = BatchBuilder::default();
-        builder.push(None, Some(&value), |h| h.put(Name::Kind, VERB));
-        if let Ok(appending) = world.log.append(&world.topics.control_of(lane), builder.finish()).await {
-            let _ = appending.await;
-        }
+        write(world, lane, VERB, &value).await;
+    }
+}
+
+async fn write(world: &Shared, lane: Partition, kind: &[u8], value: &[u8]) {
+    let mut builder = BatchBuilder::default();
+    builder.push(None, Some(value), |h| h.put(Name::Kind, kind));
+    if let Ok(appending) = world.log.append(&world.topics.control_of(lane), builder.finish()).await {
+        let _ = appending.await;
     }
 }

@@ -1,11 +1,12 @@
 //! What one seed stands for: the shape of the pipeline, its limits, who takes part and what goes wrong.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use fastrand::Rng;
 use seriatim::log::memory::Faults;
 use seriatim::resequence::{self, OnFailure};
-use seriatim::work;
+use seriatim::{deliver, work};
 
 use crate::chance::{Chance, happens, pick, scattered};
 
@@ -20,8 +21,10 @@ pub(crate) struct Plan {
     pub(crate) destinations: Vec<&'static str>,
     pub(crate) order: resequence::Options,
     pub(crate) work: work::Options,
+    pub(crate) push: Pushing,
     pub(crate) owners: usize,
     pub(crate) workers: usize,
+    pub(crate) deliverers: usize,
     pub(crate) producers: usize,
     /// Of each producer.
     pub(crate) messages: usize,
@@ -32,6 +35,19 @@ pub(crate) struct Plan {
     /// What goes wrong with the log, at worst.
     pub(crate) faults: Faults,
     pub(crate) trouble: Trouble,
+}
+
+/// How results are pushed, and to whom.
+#[derive(Debug)]
+pub(crate) struct Pushing {
+    pub(crate) options: deliver::Options,
+    /// Nothing is held back on the way, so that only the item in doubt can come again; else the
+    /// network may deliver long after the sender has given up, or died.
+    pub(crate) at_once: bool,
+    /// Receivers are away for minutes.
+    pub(crate) outages: bool,
+    /// Receivers refuse some items for good.
+    pub(crate) poison: bool,
 }
 
 /// What goes wrong beside the log. A seed has a random half of it.
@@ -79,6 +95,8 @@ impl Plan {
             work: working(&mut chance.stream("plan of the work")),
             owners: rng.usize(1..=3),
             workers: rng.usize(1..=3),
+            deliverers: chance.stream("plan of the deliverers").usize(0..=2),
+            push: pushing(&mut chance.stream("plan of the pushes")),
             producers: rng.usize(1..=3),
             messages: pick(&mut rng, &[5, 20, 60, 120]),
             body: pick(&mut rng, &[0, 20, 300]),
@@ -121,6 +139,19 @@ fn order(rng: &mut Rng) -> resequence::Options {
         identities: pick(rng, &[1, 3, 10, 100, 100_000]),
         ..resequence::Options::default()
     }
+}
+
+fn pushing(rng: &mut Rng) -> Pushing {
+    use deliver::{OnFailure, Progress, Retry};
+    let mut options = deliver::Options::new("https://receiver.example");
+    options.http.timeout = scattered(rng, Duration::from_millis(300), Duration::from_secs(5));
+    options.progress = pick(rng, &[Progress::Item, Progress::Item, Progress::Batch]);
+    options.on_failure = pick(rng, &[OnFailure::Halt, OnFailure::DeadLetter, OnFailure::Skip]);
+    options.retry = Retry { backoff: Duration::from_millis(50), cap: Duration::from_secs(3), attempts: None };
+    options.concurrency = pick(rng, &[NonZeroUsize::MIN, NonZeroUsize::MIN.saturating_add(3), options.concurrency]);
+    options.window = pick(rng, &[1, 2, 5, 10_000]);
+    options.memory = pick(rng, &[1, 500, 8 << 20]);
+    Pushing { options, at_once: rng.bool(), outages: rng.bool(), poison: rng.bool() }
 }
 
 fn working(rng: &mut Rng) -> work::Options {

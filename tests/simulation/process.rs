@@ -18,7 +18,7 @@ use crate::world::{Phase, Shared};
 const FREEZE: Duration = Duration::from_secs(120);
 
 /// What a role's instance is: a future that ends in good order when the token is cancelled.
-type Life = BoxFuture<'static, Result<(), String>>;
+pub(crate) type Life = BoxFuture<'static, Result<(), String>>;
 
 /// Keeps one instance of a role going.
 pub(crate) async fn supervise(world: Shared, name: String, start: impl Fn(u64, CancellationToken) -> Life) {

@@ -5,24 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::join_all;
 use seriatim::log::memory::Faults;
 use seriatim::log::{Cleanup, Log, TopicPartition};
 use seriatim::record::Partition;
-use seriatim::{resequence, work};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
 use crate::chance::{Chance, mix, scattered};
 use crate::plan::weather;
-use crate::process::supervise;
 use crate::producer::{Accepted, produce};
 use crate::reader::{self, Seen};
 use crate::watch::memory_is_kept;
-use crate::worker::Worker;
 use crate::world::{History, Phase, Shared, World};
-use crate::{operator, oracle, stranger};
+use crate::{operator, oracle, receiver, roles, stranger};
 
 /// How often it is looked at whether everything still holds.
 const TICK: Duration = Duration::from_millis(200);
@@ -50,7 +46,7 @@ pub(crate) fn run(seed: u64, history: &Arc<History>) -> Result<Report, String> {
 async fn live(world: &Shared) -> Result<usize, String> {
     world.note(format_args!("{:?}", world.plan));
     prepare(world).await;
-    start_roles(world);
+    roles::start(world);
     let seen = start_readers(world);
     world.busy.store(world.plan.producers as u64, Relaxed);
     let producers: Vec<_> = (0..world.plan.producers).map(|n| spawn_local(produce(world.clone(), n))).collect();
@@ -65,7 +61,8 @@ async fn live(world: &Shared) -> Result<usize, String> {
 /// Creates the topics. Cursors are compacted by [`compact`], so that none is missed.
 async fn prepare(world: &Shared) {
     let mut shapes = world.topics.shapes();
-    for (_, shape) in shapes.iter_mut().filter(|(topic, _)| *topic == world.topics.cursors_resequence) {
+    let cursors = [&world.topics.cursors_resequence, &world.topics.cursors_deliver];
+    for (_, shape) in shapes.iter_mut().filter(|(topic, _)| cursors.contains(&topic)) {
         shape.cleanup = Cleanup::Keep;
     }
     world.log.ensure(&shapes).await.expect("an empty log takes every shape");
@@ -74,37 +71,10 @@ async fn prepare(world: &Shared) {
 /// Compacts the cursors, all of which have been looked at.
 fn compact(world: &Shared) {
     let _watched = world.watch();
-    for of in world.topics.cursors_resequence.partitions(world.plan.control_partitions) {
-        world.log.compact(&of).expect("it was created");
-    }
-}
-
-fn start_roles(world: &Shared) {
-    for number in 0..world.plan.owners {
-        let (of, name) = (world.clone(), format!("owner {number}"));
-        let member = name.clone();
-        let start = move |seed, drain| {
-            let (world, member) = (of.clone(), member.clone());
-            async move {
-                let log: Arc<dyn Log> = Arc::new(world.log.clone());
-                let (topics, options) = (world.topics.clone(), world.plan.order.clone());
-                let ended = resequence::run(log, topics, options, "t.resequence", &member, seed, drain).await;
-                ended.map_err(|error| error.to_string())
-            }
-            .boxed()
-        };
-        spawn_local(supervise(world.clone(), name, start));
-    }
-    for number in 0..world.plan.workers {
-        let (of, name) = (world.clone(), format!("worker {number}"));
-        let member = name.clone();
-        let start = move |seed, drain| {
-            let (log, topics): (Arc<dyn Log>, _) = (Arc::new(of.log.clone()), of.topics.clone());
-            let (processor, options) = (Arc::new(Worker::new(of.clone(), seed)), of.plan.work.clone());
-            let running = work::run(log, topics, options, processor, member.clone(), seed, drain);
-            running.map(|ended| ended.map_err(|error| error.to_string())).boxed()
-        };
-        spawn_local(supervise(world.clone(), name, start));
+    for topic in [&world.topics.cursors_resequence, &world.topics.cursors_deliver] {
+        for of in topic.partitions(world.plan.control_partitions) {
+            world.log.compact(&of).expect("it was created");
+        }
     }
 }
 
@@ -168,7 +138,9 @@ async fn tick(world: &Shared) -> Result<(), String> {
 
 fn is_settled(world: &Shared) -> bool {
     let lanes = (0..world.plan.lanes).map(Partition);
-    world.busy.load(Relaxed) == 0 && lanes.map(|lane| unreleased(world, lane)).all(|left| left == 0)
+    world.busy.load(Relaxed) == 0
+        && lanes.map(|lane| unreleased(world, lane)).all(|left| left == 0)
+        && (world.plan.deliverers == 0 || undelivered(world) == 0)
 }
 
 /// How many records of a lane are not below the committed frontier.
@@ -177,11 +149,20 @@ fn unreleased(world: &Shared, lane: Partition) -> usize {
     world.log.snapshot_from(&world.topics.input.partition(lane), seriatim::record::Offset(frontier)).len()
 }
 
+/// How many outputs are not below the committed positions of the pushes.
+fn undelivered(world: &Shared) -> usize {
+    let positions = world.watch().positions();
+    let topics = world.topics.destinations.values();
+    let partitions = topics.flat_map(|topic| topic.partitions(world.plan.lanes));
+    partitions.map(|of| world.log.snapshot_from(&of, positions.get(&of).copied().unwrap_or_default()).len()).sum()
+}
+
 fn standing(world: &Shared) -> String {
     let lanes = (0..world.plan.lanes).map(Partition);
     let lanes =
         lanes.map(|lane| format!("lane {lane}: {} left, {:?}", unreleased(world, lane), world.watch().lane(lane)));
-    lanes.collect::<Vec<_>>().join("; ")
+    let undelivered = undelivered(world);
+    format!("{}; {undelivered} not delivered", lanes.collect::<Vec<_>>().join("; "))
 }
 
 async fn accepted(producers: Vec<JoinHandle<Vec<Accepted>>>) -> Vec<Accepted> {
@@ -194,6 +175,11 @@ fn judge(world: &Shared, accepted: &[Accepted], seen: &[(TopicPartition, Seen)])
     for lane in (0..world.plan.lanes).map(Partition) {
         oracle::check(world, lane, accepted).map_err(|what| format!("{what} (lane {lane})"))?;
         messages += world.log.snapshot(&world.topics.input.partition(lane)).len();
+    }
+    if world.plan.deliverers > 0 {
+        for (destination, lane, outputs) in oracle::outputs(world)? {
+            receiver::check(world, &destination, lane, &outputs)?;
+        }
     }
     for (of, seen) in seen {
         reader::check(of, seen, &world.log.snapshot(of))?;

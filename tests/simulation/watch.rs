@@ -1,9 +1,12 @@
 //! What has to hold at every moment: the owners' cursors, looked at as they are committed.
 
-use seriatim::log::TopicPartition;
+use std::collections::BTreeMap;
+
 use seriatim::log::memory::Stored;
+use seriatim::log::{Topic, TopicPartition};
 use seriatim::metrics;
 use seriatim::record::cursor::{LaneCursor, OwnerCursor, decode};
+use seriatim::record::push::PushCursor;
 use seriatim::record::{Offset, Partition};
 
 use crate::world::World;
@@ -14,6 +17,7 @@ const LARGEST_RESULT: usize = 4096;
 /// Every cursor that was ever committed, by control partition, in log order.
 pub(crate) struct Watch {
     followed: Vec<Followed>,
+    pushes: Vec<FollowedPushes>,
 }
 
 #[derive(Default)]
@@ -24,7 +28,10 @@ struct Followed {
 
 impl Watch {
     pub(crate) fn new(control_partitions: u32) -> Self {
-        Self { followed: (0..control_partitions).map(|_| Followed::default()).collect() }
+        Self {
+            followed: (0..control_partitions).map(|_| Followed::default()).collect(),
+            pushes: (0..control_partitions).map(|_| FollowedPushes::default()).collect(),
+        }
     }
 
     /// Takes in the cursors that are new.
@@ -36,6 +43,32 @@ impl Watch {
                 followed.add(world, &at, &record);
             }
         }
+        self.look_at_pushes(world);
+    }
+
+    /// Takes in the deliverers' cursors that are new.
+    fn look_at_pushes(&mut self, world: &World) {
+        for (control, followed) in (0..).zip(&mut self.pushes) {
+            let at = world.topics.cursors_deliver.partition(Partition(control));
+            for record in world.log.snapshot_from(&at, followed.next) {
+                followed.next = record.offset.next();
+                followed.add(world, &at, &record);
+            }
+        }
+    }
+
+    /// How far each output partition is pushed.
+    pub(crate) fn positions(&self) -> BTreeMap<TopicPartition, Offset> {
+        let topics = self.pushes.iter().flat_map(|followed| &followed.last.topics);
+        let all = topics.flat_map(|(topic, lanes)| lanes.iter().map(move |(lane, at)| (topic, *lane, at.position)));
+        all.map(|(topic, lane, at)| (Topic::from(topic.as_str()).partition(Partition(lane)), Offset(at))).collect()
+    }
+
+    /// The items that hold their groups: control partition, destination topic and lane.
+    pub(crate) fn refused(&self) -> Vec<(String, u32)> {
+        let topics = self.pushes.iter().flat_map(|followed| &followed.last.topics);
+        let all = topics.flat_map(|(topic, lanes)| lanes.iter().map(move |(lane, at)| (topic, *lane, at)));
+        all.filter(|(_, _, at)| !at.halted.is_empty()).map(|(topic, lane, _)| (topic.clone(), lane)).collect()
     }
 
     /// The last cursor of a lane, empty where there is none.
@@ -79,6 +112,41 @@ impl Followed {
         }
         self.cursors.push(cursor);
     }
+}
+
+#[derive(Default)]
+struct FollowedPushes {
+    next: Offset,
+    last: PushCursor,
+}
+
+impl FollowedPushes {
+    fn add(&mut self, world: &World, at: &TopicPartition, record: &Stored) {
+        let cursor = match decode::<PushCursor>(record.value.as_deref().unwrap_or_default()) {
+            Ok(cursor) => cursor,
+            Err(error) => return world.found(format_args!("I13: the cursor at {at} {}: {error}", record.offset)),
+        };
+        world.note(format_args!("{at} {}: {cursor:?}", record.offset));
+        if let Err(what) = pushes_go_on(&self.last, &cursor) {
+            world.found(format_args!("{what}, at {at} {}", record.offset));
+        }
+        self.last = cursor;
+    }
+}
+
+fn pushes_go_on(before: &PushCursor, after: &PushCursor) -> Result<(), String> {
+    rises("I8: the epoch", before.epoch, after.epoch)?;
+    rises("I7: the position in the control log", before.control, after.control)?;
+    for (topic, lanes) in &before.topics {
+        for (lane, was) in lanes {
+            let now = after.topics.get(topic).and_then(|lanes| lanes.get(lane));
+            rises(&format!("I9: the position in {topic}[{lane}]"), was.position, now.map_or(0, |now| now.position))?;
+            if let Some(reason) = &was.lost {
+                return Err(format!("I13: {topic}[{lane}] is halted: {reason}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a cursor may follow another.

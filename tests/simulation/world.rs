@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::chance::{Chance, mix};
 use crate::plan::Plan;
+use crate::receiver::Receivers;
 use crate::watch::Watch;
 
 /// Shared by all tasks of a run, all of which are on one thread.
@@ -33,6 +34,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) log: Memory,
     pub(crate) topics: Topics,
+    pub(crate) receivers: Receivers,
     watch: Mutex<Watch>,
     origin: Instant,
     phase: AtomicU8,
@@ -49,6 +51,7 @@ impl World {
         let topics = Topics::derive("t", &plan.destinations, plan.lanes, plan.control_partitions);
         Arc::new(Self {
             log: Memory::new(mix(chance.0, b"the log")),
+            receivers: Receivers::default(),
             watch: Mutex::new(Watch::new(plan.control_partitions)),
             origin: Instant::now(),
             phase: AtomicU8::new(Phase::Calm as u8),
@@ -73,6 +76,11 @@ impl World {
 
     pub(crate) fn is_chaos(&self) -> bool {
         self.phase() == Phase::Chaos
+    }
+
+    /// Minutes since the run began.
+    pub(crate) fn minute(&self) -> u64 {
+        self.origin.elapsed().as_secs() / 60
     }
 
     /// The cursors that are committed by now.
