@@ -69,7 +69,7 @@ async fn start(processes: usize, bodies: &[&str]) -> (Rig, Running, tempfile::Te
     let rig = Rig::with(1, 1, Arc::new(exec)).await;
     let bodies: Vec<_> = bodies.iter().map(|body| format!("\"{body}\"")).collect();
     rig.bodies(&bodies.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.retry.backoff = Duration::from_millis(300);
     options.timeout = Duration::from_secs(3);
     let stage = rig.start_with("a", options);

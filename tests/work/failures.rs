@@ -81,7 +81,7 @@ async fn a_worker_that_is_not_there_is_probed_and_uses_up_no_attempts() {
     .await;
     rig.input(0, 50).await;
     rig.cursor([(0, lane(0, 100))]).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.concurrency = 10;
     let stage = rig.start_with("a", options);
     tokio::time::sleep(60 * SECOND).await;
@@ -147,7 +147,7 @@ async fn answers_that_cannot_be_written_fail_and_stall_nothing() {
     rig.input(0, 7).await;
     rig.cursor([(0, lane(0, 100))]).await;
     rig.refuse_over(1500);
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.max_output = 2000;
     let stage = rig.start_with("a", options);
     rig.until("all are answered", || rig.results(0).len() == 7).await;
@@ -172,7 +172,7 @@ async fn while_the_log_takes_no_results_nothing_new_is_begun_and_none_is_lost() 
     rig.input(0, 3000).await;
     rig.cursor([(0, lane(0, 10_000))]).await;
     rig.log.set_faults(Faults { append_unavailable: 1.0, ..Faults::default() });
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.concurrency = 20;
     let stage = rig.start_with("a", options);
     tokio::time::sleep(60 * SECOND).await;

@@ -22,8 +22,8 @@ async fn rig(url: String) -> Rig {
     Rig::with(1, 1, Arc::new(http)).await
 }
 
-fn options(rig: &Rig) -> seriatim::work::Options {
-    let mut options = rig.options();
+fn options() -> seriatim::work::Options {
+    let mut options = Rig::options();
     options.timeout = Duration::from_millis(500);
     options.retry.backoff = Duration::from_millis(20);
     options.retry.attempts = 2;
@@ -113,7 +113,7 @@ async fn every_kind_of_answer_has_its_meaning() {
     ];
     let bodies = cases.map(|(body, ..)| format!("\"{body}\""));
     rig.bodies(&bodies.each_ref().map(String::as_str)).await;
-    let stage = rig.start_with("a", options(&rig));
+    let stage = rig.start_with("a", options());
     rig.until("all are answered", || rig.answered(0) == cases.len()).await;
     let ends = rig.ends();
     for ((case, status, attempt, code), (seen, _)) in cases.iter().zip(&ends) {
@@ -153,7 +153,7 @@ async fn a_busy_worker_is_left_alone_for_as_long_as_it_asks() {
         let rig = rig(worker(Arc::clone(&calls)).await).await;
         rig.bodies(&[&format!("\"{asked}\"")]).await;
         let since = Instant::now();
-        let stage = rig.start_with("a", options(&rig));
+        let stage = rig.start_with("a", options());
         rig.until("it is answered", || rig.answered(0) == 1).await;
         assert!(since.elapsed() >= Duration::from_millis(shortest), "{asked}: {:?}", since.elapsed());
         let (seen, _) = &rig.ends()[0];
@@ -169,7 +169,7 @@ async fn a_worker_that_refuses_connections_is_waited_for() {
     drop(listener);
     let rig = rig(format!("http://{address}/")).await;
     rig.bodies(&["1", "2", "3"]).await;
-    let stage = rig.start_with("a", options(&rig));
+    let stage = rig.start_with("a", options());
     // Longer than all attempts would take.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(rig.results(0).len(), 0);
@@ -186,7 +186,7 @@ async fn names_that_do_not_resolve_and_broken_tls_are_a_worker_that_is_not_there
     for url in ["http://no-such-host.invalid/".to_owned(), plain] {
         let rig = rig(url.clone()).await;
         rig.bodies(&["1"]).await;
-        let stage = rig.start_with("a", options(&rig));
+        let stage = rig.start_with("a", options());
         tokio::time::sleep(Duration::from_millis(700)).await;
         assert_eq!(rig.results(0).len(), 0, "{url}: no attempt is used up");
         stage.drain().await;
@@ -224,7 +224,7 @@ async fn broken_answers_count_as_attempts_and_end_as_failures() {
     ] {
         let rig = rig(broken(answer).await).await;
         rig.bodies(&["1"]).await;
-        let stage = rig.start_with("a", options(&rig));
+        let stage = rig.start_with("a", options());
         let what = String::from_utf8_lossy(answer).into_owned();
         rig.until(&format!("{what:?} is given up"), || rig.answered(0) == 1).await;
         let (seen, _) = &rig.ends()[0];

@@ -110,7 +110,7 @@ async fn as_many_at_once_as_allowed_over_all_lanes_and_no_more() {
         rig.input(lane, 20).await;
     }
     rig.cursor([0, 1, 2].map(|number| (number, lane(0, 100)))).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.concurrency = 12;
     let stage = rig.start_with("a", options);
     rig.until("all but the first are answered", || (0..3).all(|lane| rig.results(lane).len() >= 19)).await;
@@ -140,7 +140,7 @@ async fn draining_ends_what_is_under_way_and_the_next_one_goes_on_from_there() {
     .await;
     rig.input(0, 10).await;
     rig.cursor([(0, lane(0, 100))]).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.concurrency = 4;
     let stage = rig.start_with("a", options);
     rig.until("four are begun", || rig.calls().len() == 4).await;
@@ -169,7 +169,7 @@ async fn a_crash_repeats_only_what_has_no_result() {
     .await;
     rig.input(0, 30).await;
     rig.cursor([(0, lane(0, 100))]).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.timeout = 200 * SECOND;
     let stage = rig.start_with("a", options.clone());
     rig.until("two of three are answered", || rig.results(0).len() == 20).await;
@@ -233,7 +233,7 @@ async fn records_of_the_work_topic_go_first_and_their_round_is_answered() {
         ResultHeaders { status: None, round: Round(2), ..ResultHeaders::new(source, rig.check(0, 3), Status::Done) };
     rig.append_work(5, b"from the work topic", headers).await;
     rig.append_work(6, b"garbage", headers).await;
-    let mut options = rig.options();
+    let mut options = Rig::options();
     options.concurrency = 1;
     let stage = rig.start_with("a", options.clone());
     rig.until("both are answered", || rig.results(0).len() == 2).await;

@@ -133,12 +133,12 @@ impl Rig {
         Self { log, topics, picky, processor, calls: Arc::default() }
     }
 
-    pub(crate) fn options(&self) -> Options {
+    pub(crate) fn options() -> Options {
         Options::for_pipeline("t")
     }
 
     pub(crate) fn start(&self, member: &str) -> Running {
-        self.start_with(member, self.options())
+        self.start_with(member, Self::options())
     }
 
     pub(crate) fn start_with(&self, member: &str, options: Options) -> Running {
