@@ -47,6 +47,8 @@ pub enum Code {
     Overloaded,
     /// The log cannot take anything now.
     LogUnavailable,
+    /// The process is on its way out.
+    Draining,
     /// The log is damaged; an operator has to look.
     LogDamaged,
     /// Perhaps written, perhaps not.
@@ -94,6 +96,7 @@ impl Code {
             Self::LogUnavailable => {
                 ("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes nothing now", true)
             }
+            Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "This process is stopping", true),
             Self::LogDamaged => ("log-damaged", StatusCode::INTERNAL_SERVER_ERROR, "The log is damaged", false),
             Self::OutcomeUnknown => {
                 ("outcome-unknown", StatusCode::GATEWAY_TIMEOUT, "It is not known whether it was written", true)
@@ -120,14 +123,14 @@ impl Code {
     const fn retry_after(self) -> Option<&'static str> {
         match self {
             // One second: queues turn over many times in it, and an append under way has its answer.
-            Self::KeyInFlight | Self::Overloaded | Self::LogUnavailable => Some("1"),
+            Self::KeyInFlight | Self::Overloaded | Self::LogUnavailable | Self::Draining => Some("1"),
             _ => None,
         }
     }
 
     const fn type_uri(self) -> Option<&'static str> {
         match self {
-            Self::Overloaded | Self::LogUnavailable => {
+            Self::Overloaded | Self::LogUnavailable | Self::Draining => {
                 Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
             }
             _ => None,

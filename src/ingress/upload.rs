@@ -16,7 +16,8 @@ use std::collections::VecDeque;
 use axum::body::BodyDataStream;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::appender::Pending;
 use super::envelope::Envelope;
@@ -41,6 +42,10 @@ const MAX_RUNS: usize = 64 * 1024;
 /// Problems up to here say what was wrong in their own words; later ones only by code, so that a
 /// hopeless upload gathers into runs.
 const MAX_DETAILS: usize = 1_000;
+
+/// For how long uploads may go on once the process drains: most end by themselves, and an endless
+/// one leaves time to write its answer.
+const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// A batch, or only refusals, whose answer is awaited.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ pub(super) struct Upload {
     /// Once set, no later line is sent: each gets this answer.
     ended_by: Option<Problem>,
     details: usize,
+    /// When reading ends because the process does.
+    last_call: Option<Instant>,
     pub(super) results: Results,
 }
 
@@ -87,6 +94,7 @@ impl Upload {
             on_the_way: VecDeque::new(),
             ended_by: None,
             details: 0,
+            last_call: None,
             results: Results::new(lane),
         }
     }
@@ -104,6 +112,9 @@ impl Upload {
             biased;
             answer = first_answer(&mut self.on_the_way, self.service.options().append_timeout),
                 if !self.on_the_way.is_empty() => self.settle(answer),
+            () = over(self.service.drain(), &mut self.last_call), if self.body.is_some() => {
+                self.break_off(Problem::new(Code::Draining, "the process is stopping; send the rest again"));
+            }
             frame = next_frame(&mut self.body, idle), if room && self.body.is_some() => match frame {
                 Ok(Some(frame)) => self.take(frame).await,
                 Ok(None) => self.finish().await,
@@ -212,7 +223,7 @@ fn refuse_sent(lines: &mut [(usize, Option<Problem>)], with: &Problem) {
 }
 
 /// The answer to the oldest group; waits for ever where there is none.
-async fn first_answer(groups: &mut VecDeque<Group>, patience: std::time::Duration) -> Result<Offsets, Problem> {
+async fn first_answer(groups: &mut VecDeque<Group>, patience: Duration) -> Result<Offsets, Problem> {
     match groups.front_mut() {
         None => std::future::pending().await,
         Some(Group { pending: None, .. }) => Ok(Offsets::default()),
@@ -222,7 +233,13 @@ async fn first_answer(groups: &mut VecDeque<Group>, patience: std::time::Duratio
     }
 }
 
-async fn next_frame(body: &mut Option<BodyDataStream>, idle: std::time::Duration) -> Result<Option<Bytes>, Problem> {
+/// Waits until the process drains, and then for the last call.
+async fn over(drain: &CancellationToken, last_call: &mut Option<Instant>) {
+    drain.cancelled().await;
+    sleep_until(*last_call.get_or_insert_with(|| Instant::now() + LAST_CALL)).await;
+}
+
+async fn next_frame(body: &mut Option<BodyDataStream>, idle: Duration) -> Result<Option<Bytes>, Problem> {
     let Some(body) = body else { return Ok(None) };
     match timeout(idle, body.next()).await {
         Err(_) => Err(Problem::new(Code::RequestTimeout, "the next line did not come in time")),

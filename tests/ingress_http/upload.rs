@@ -161,6 +161,29 @@ async fn headers_that_every_line_repeats_take_bounded_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endless_upload_is_ended_by_the_end_of_the_process() {
+    let fixture = Fixture::new(1, Options::default()).await;
+    let endless = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Some((Ok::<_, std::io::Error>("1\n"), ()))
+    });
+    let upload = fixture.call(ndjson("").streaming(endless));
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(10_500)).await;
+        fixture.drain.cancel();
+    };
+    let began = Instant::now();
+    let (answer, ()) = tokio::join!(upload, end);
+    assert_eq!(began.elapsed().as_millis(), 15_500);
+    let answer = answer.json();
+    let mut expected = vec![202; 15];
+    expected.push(503);
+    assert_eq!(statuses(&answer), expected);
+    assert_eq!(answer["results"][15]["problem"]["code"], "draining");
+    assert_eq!(values(&fixture, 0).len(), 15);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_upload_has_an_empty_answer() {
     let fixture = Fixture::new(1, Options::default()).await;
     let answer = fixture.call(ndjson("\n\n")).await;
