@@ -8,7 +8,11 @@ pub mod client;
 mod exit;
 mod lanes;
 mod run;
+mod send;
+mod shared;
+mod tail;
 mod topics;
+mod verify;
 mod why;
 
 use std::path::PathBuf;
@@ -43,6 +47,9 @@ enum Verb {
     Topics(topics::Topics),
     Lanes(lanes::Lanes),
     Why(why::Why),
+    Send(send::Send),
+    Tail(tail::Tail),
+    Verify(verify::Verify),
 }
 
 impl Cli {
@@ -57,6 +64,9 @@ impl Cli {
             Verb::Topics(topics) => topics.run(&self.load()?),
             Verb::Lanes(lanes) => lanes.run(&self.load()?),
             Verb::Why(why) => why.run(&self.load()?),
+            Verb::Send(send) => send.run(&self.load()?),
+            Verb::Tail(tail) => tail.run(&self.load()?),
+            Verb::Verify(verify) => verify.run(&self.load()?),
         }
     }
 }

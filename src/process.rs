@@ -109,7 +109,8 @@ impl Process {
             options: wiring::resequence_options(config),
         });
         let running = starting.running;
-        let admin = Admin::start(listeners.admin, readiness.clone(), Guard::new(token), operate)?;
+        let more = operate.merge(admin::verify::router(engine.log(), topics.clone()));
+        let admin = Admin::start(listeners.admin, readiness.clone(), Guard::new(token), more)?;
         info!(address = %admin.address, "the admin port listens");
         let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
         let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };

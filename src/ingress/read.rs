@@ -26,10 +26,29 @@ const READ_BYTES: usize = 256 * 1024;
 #[serde(deny_unknown_fields)]
 pub(super) struct OutputsQuery {
     lane: Option<u32>,
-    from: Option<u64>,
+    from: Option<From>,
 }
 
-/// Answers with the outputs from a sequence number on: without `from`, or from 0, from the first
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+enum From {
+    /// With this sequence number.
+    Sequence(u64),
+    /// With what is yet to come.
+    End,
+}
+
+impl TryFrom<String> for From {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let number = || decimal(&text).map(Self::Sequence).ok_or("from is a sequence number, or end");
+        if text == "end" { Ok(Self::End) } else { number() }
+    }
+}
+
+/// Answers with the outputs from a sequence number on, or from `end`: without `from`, or from 0, from the first
 /// that is left; from another number that retention has removed, a problem that says so.
 ///
 /// # Errors
@@ -52,19 +71,12 @@ pub(super) async fn outputs(
         return Err(Problem::new(Code::InvalidHeader, "Last-Event-ID is of another lane than the query asks for"));
     }
     let lane = lane(service, query.lane.or(resumed))?;
-    let from = resume.map(|(_, sequence)| sequence + 1).or(query.from);
+    let from = resume.map(|(_, sequence)| From::Sequence(sequence + 1)).or(query.from);
     let of = topic.partition(lane);
-    let at = match position(&**service.log(), &of, Sequence(from.unwrap_or(0))).await? {
-        Position::At(at) => at,
-        Position::Removed(_) if from.unwrap_or(0) == 0 => service.log().bounds(&of).await?.start,
-        Position::Removed(Sequence(first)) => {
-            let detail = format!("retention has removed what came before sequence {first}; ask from={first} on");
-            return Err(Problem::new(Code::Removed, detail).with("first", first));
-        }
-    };
+    let (at, from) = begin(service, &of, from.unwrap_or(From::Sequence(0))).await?;
     let end = service.log().bounds(&of).await?.stable_end;
     let reader = service.log().read(&of, at, Visibility::Durable, READ_BYTES).await?;
-    let outputs = Outputs { reader, of, from: from.unwrap_or(0), end: (!follow).then_some(end) };
+    let outputs = Outputs { reader, of, from, end: (!follow).then_some(end) };
     Ok(if follow {
         events(outputs, service.options().heartbeat, service.drain().clone())
     } else {
@@ -73,6 +85,19 @@ pub(super) async fn outputs(
         });
         ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
     })
+}
+
+/// The offset to read from, and the lowest sequence number to hand out.
+async fn begin(service: &Service, of: &TopicPartition, from: From) -> Result<(Offset, u64), Problem> {
+    let From::Sequence(from) = from else { return Ok((service.log().bounds(of).await?.stable_end, 0)) };
+    match position(&**service.log(), of, Sequence(from)).await? {
+        Position::At(at) => Ok((at, from)),
+        Position::Removed(_) if from == 0 => Ok((service.log().bounds(of).await?.start, 0)),
+        Position::Removed(Sequence(first)) => {
+            let detail = format!("retention has removed what came before sequence {first}; ask from={first} on");
+            Err(Problem::new(Code::Removed, detail).with("first", first))
+        }
+    }
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {

@@ -2,6 +2,7 @@
 //! while the roles' runtime has no time to spare.
 
 mod guard;
+pub mod verify;
 
 use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;

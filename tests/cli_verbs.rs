@@ -1,0 +1,131 @@
+//! `send`, `tail` and `verify` as their users meet them, against a real `seriatim run`.
+
+#[path = "cli_verbs/program.rs"]
+mod program;
+
+use std::time::Duration;
+
+use program::{Folder, Pipeline, run};
+
+#[test]
+fn json_lines_are_uploaded_and_each_bad_one_is_named() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    folder.write("good.ndjson", "{\"n\":1}\n\n{\"n\":2}\r\n{\"n\":3}");
+    let sent = pipeline.run(&["send", "good.ndjson"]);
+    assert_eq!((sent.code, sent.out.as_str()), (0, "3 accepted as 0-0 to 0-2\n"), "{}", sent.err);
+    folder.write("mixed.ndjson", "{\"n\":4}\n\n{\"n\":\n{\"n\":5}\n");
+    let sent = pipeline.run(&["send", "mixed.ndjson"]);
+    assert_eq!((sent.code, sent.out.as_str()), (6, "2 accepted as 0-3 to 0-4, 1 refused\n"));
+    assert!(sent.err.starts_with("line 3: it is not JSON") && sent.err.contains("invalid-body"), "{}", sent.err);
+    let sent = pipeline.run(&["send", "mixed.ndjson", "--json"]);
+    let entries: Vec<serde_json::Value> = sent.out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let lines: Vec<_> = entries.iter().map(|e| (e["line"].as_u64(), e["status"].as_u64())).collect();
+    assert_eq!(lines, [(Some(1), Some(202)), (Some(3), Some(400)), (Some(4), Some(202))]);
+    assert_eq!(
+        pipeline.bodies(7),
+        ["{\"n\":1}", "{\"n\":2}", "{\"n\":3}", "{\"n\":4}", "{\"n\":5}", "{\"n\":4}", "{\"n\":5}"]
+    );
+}
+
+#[test]
+fn other_lines_go_one_by_one_and_an_id_makes_them_repeatable() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    folder.write("lines.txt", "first\nsecond\n\nfourth\n");
+    let sent = pipeline.run(&["send", "lines.txt", "--id", "upload-1", "--key", "k"]);
+    assert_eq!((sent.code, sent.out.as_str()), (0, "3 accepted as 0-0 to 0-2\n"), "{}", sent.err);
+    let again = pipeline.run(&["send", "lines.txt", "--id", "upload-1", "--key", "k"]);
+    assert_eq!(again.out, sent.out, "the same command adds nothing");
+    let piped = pipeline.run_with(&["send", "-"], "piped\n");
+    assert_eq!((piped.code, piped.out.as_str()), (0, "1 accepted as 0-3\n"), "{}", piped.err);
+    let whole = pipeline.run_with(&["send", "-", "--whole", "--content-type", "text/plain"], "a\nb\n");
+    assert_eq!((whole.code, whole.out.as_str()), (0, "1 accepted as 0-4\n"), "{}", whole.err);
+    assert_eq!(pipeline.bodies(5), ["first", "second", "fourth", "piped", "a\nb\n"]);
+    let reused = pipeline.run_with(&["send", "-", "--id", "upload-1", "--key", "k"], "another\n");
+    assert_eq!(reused.code, 1, "{}", reused.out);
+    assert!(reused.err.contains("key-reused"), "{}", reused.err);
+}
+
+#[test]
+fn what_is_refused_or_not_there_has_its_exit_code() {
+    let folder = Folder::new();
+    folder.write("one.txt", "x\n");
+    let pipeline = Pipeline::start(&folder, &[]);
+    let refused = pipeline.run(&["send", "one.txt", "--destination", "nowhere"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("nowhere"), "{}", refused.err);
+    assert_eq!(pipeline.run(&["tail", "nowhere"]).code, 3);
+    assert_eq!(pipeline.run(&["verify", "nowhere"]).code, 3);
+    assert_eq!(pipeline.run(&["send", "missing.txt"]).code, 1);
+    assert_eq!(pipeline.run(&["tail", "--from", "middle"]).code, 2);
+    drop(pipeline);
+    let other = Folder::new();
+    assert_eq!(run(&other, &["verify"], &[]).code, 3, "there is no log");
+    let gone = run(&other, &["tail"], &[("SERIATIM_INGRESS__HTTP", "127.0.0.1:9")]);
+    assert!(gone.code == 1 && gone.err.contains("seriatim run"), "{}", gone.err);
+}
+
+#[test]
+fn tail_prints_provenance_and_follows_over_a_restart() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    let follower = pipeline.follow(&["tail", "--follow"]);
+    pipeline.run_with(&["send", "-", "--key", "k"], "one\ntwo\n");
+    assert_eq!(follower.lines(2), ["0\t0-0\tk\tone", "1\t0-1\tk\ttwo"]);
+    let ports = pipeline.ports();
+    drop(pipeline);
+    let pipeline = Pipeline::start_at(&folder, &ports);
+    pipeline.run_with(&["send", "-"], "three\n");
+    assert_eq!(follower.lines(1), ["2\t0-2\t-\tthree"]);
+    let from = pipeline.run(&["tail", "--from", "1", "--json"]);
+    let sequences: Vec<serde_json::Value> = from.out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert_eq!(sequences.iter().map(|o| o["sequence"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    assert_eq!(pipeline.run(&["tail", "--from", "end"]).out, "");
+}
+
+#[test]
+fn verify_asks_the_process_or_reads_the_folder() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    pipeline.run_with(&["send", "-"], "{\"n\":1}\n{\"n\":2}\n");
+    assert_eq!(pipeline.bodies(2).len(), 2);
+    let asked = pipeline.run(&["verify"]);
+    assert_eq!(asked.code, 0, "{}{}", asked.out, asked.err);
+    assert!(asked.out.starts_with("clean: ") && asked.out.contains("2 released: 2 sent"), "{}", asked.out);
+    assert!(asked.err.contains("asking http://127.0.0.1:"), "{}", asked.err);
+    drop(pipeline);
+    let read = run(&folder, &["verify", "default", "--json"], &[]);
+    let report: serde_json::Value = serde_json::from_str(&read.out).expect("it is JSON");
+    assert_eq!((read.code, report["outcomes"]["sent"].as_u64()), (0, Some(2)), "{}", read.err);
+}
+
+#[test]
+fn messages_can_be_left_in_the_log_while_nothing_runs() {
+    let folder = Folder::new();
+    folder.write("many.ndjson", &(0..5_000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
+    let sent = run(&folder, &["send", "--log", "many.ndjson"], &[]);
+    assert_eq!((sent.code, sent.out.as_str()), (0, "5000 accepted as 0-0 to 0-4999\n"), "{}", sent.err);
+    let pipeline = Pipeline::start(&folder, &[]);
+    assert_eq!(pipeline.run(&["send", "--log", "many.ndjson"]).code, 1, "the folder is in use");
+    assert_eq!(pipeline.bodies(5_000).last().map(String::as_str), Some("{\"n\":4999}"));
+    assert_eq!(pipeline.run(&["verify"]).code, 0);
+}
+
+#[test]
+fn a_killed_pipeline_has_lost_and_repeated_nothing() {
+    let folder = Folder::new();
+    folder.write("many.ndjson", &(0..2_000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
+    assert_eq!(run(&folder, &["send", "--log", "many.ndjson"], &[]).code, 0);
+    for millis in [150, 100, 50, 200] {
+        let pipeline = Pipeline::start(&folder, &[("SERIATIM_WORK__BUILTIN", "{ sleep = '20ms' }")]);
+        std::thread::sleep(Duration::from_millis(millis));
+        // Dropped, which kills it.
+        drop(pipeline);
+        let verified = run(&folder, &["verify"], &[]);
+        assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+    }
+    let pipeline = Pipeline::start(&folder, &[]);
+    let expected: Vec<String> = (0..2_000).map(|n| format!("{{\"n\":{n}}}")).collect();
+    assert_eq!(pipeline.bodies(2_000), expected);
+}
