@@ -3,8 +3,10 @@
 //! Data goes to standard output, talk to standard error. Whoever reads the data by program asks
 //! for `--json`.
 
+mod bench;
 mod check;
 pub mod client;
+mod demo;
 mod exit;
 mod lanes;
 mod run;
@@ -43,6 +45,7 @@ Configuration: docs/configuration.md; every key also as a variable, SERIATIM_SEC
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    Demo(demo::Demo),
     Check(check::Check),
     Topics(topics::Topics),
     Lanes(lanes::Lanes),
@@ -50,6 +53,9 @@ enum Verb {
     Send(send::Send),
     Tail(tail::Tail),
     Verify(verify::Verify),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    BenchWorker(bench::BenchWorker),
 }
 
 impl Cli {
@@ -60,6 +66,7 @@ impl Cli {
     fn run(self) -> anyhow::Result<Exit> {
         match &self.verb {
             Verb::Run(run) => run.run(&self.load()?),
+            Verb::Demo(demo) => demo.run(),
             Verb::Check(check) => check.run(&self.load()?),
             Verb::Topics(topics) => topics.run(&self.load()?),
             Verb::Lanes(lanes) => lanes.run(&self.load()?),
@@ -67,6 +74,8 @@ impl Cli {
             Verb::Send(send) => send.run(&self.load()?),
             Verb::Tail(tail) => tail.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
+            Verb::Bench(bench) => bench.run(),
+            Verb::BenchWorker(worker) => worker.run(),
         }
     }
 }
