@@ -35,6 +35,10 @@ node: ## Tests of the Node.js examples, where Node.js is installed
 sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42
 	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --release --test simulation -- --nocapture
 
+.PHONY: mutants
+mutants: ## Show that the simulation catches what is broken on purpose
+	tests/mutants/run
+
 .PHONY: bench
 bench: ## Benchmarks of the ordering core
 	cargo bench
