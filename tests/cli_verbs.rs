@@ -3,8 +3,6 @@
 #[path = "cli_verbs/program.rs"]
 mod program;
 
-use std::time::Duration;
-
 use program::{Folder, Pipeline, run};
 
 #[test]
@@ -117,9 +115,10 @@ fn a_killed_pipeline_has_lost_and_repeated_nothing() {
     let folder = Folder::new();
     folder.write("many.ndjson", &(0..2_000).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>());
     assert_eq!(run(&folder, &["send", "--log", "many.ndjson"], &[]).code, 0);
-    for millis in [150, 100, 50, 200] {
-        let pipeline = Pipeline::start(&folder, &[("SERIATIM_WORK__BUILTIN", "{ sleep = '20ms' }")]);
-        std::thread::sleep(Duration::from_millis(millis));
+    for released in [1, 400, 401, 1_300] {
+        let work = [("SERIATIM_WORK__BUILTIN", "{ sleep = '20ms' }"), ("SERIATIM_WORK__CONCURRENCY", "20")];
+        let pipeline = Pipeline::start(&folder, &work);
+        pipeline.bodies(released);
         // Dropped, which kills it.
         drop(pipeline);
         let verified = run(&folder, &["verify"], &[]);

@@ -161,7 +161,7 @@ pub(crate) async fn by_key() -> History {
     let messages = (0..100u64).map(|i| {
         let (key, millis) = match i {
             30 => ("a", 100_000_000),
-            _ => (["a", "b", "c"][i as usize % 3], i * 7919 % 400),
+            _ => (["a", "b", "c"][usize::try_from(i % 3).expect("below 3")], i * 7919 % 400),
         };
         Message { key: Some(key), ..plain(format!("{millis} ")) }
     });
@@ -176,7 +176,7 @@ pub(crate) async fn by_key() -> History {
 /// Messages for two destinations, each with an order of its own.
 pub(crate) async fn by_destination() -> History {
     let messages = (0..60u64).map(|i| Message {
-        destination: Some(["a", "b", "a, b"][i as usize % 3]),
+        destination: Some(["a", "b", "a, b"][usize::try_from(i % 3).expect("below 3")]),
         ..plain(format!("{} ", i * 7919 % 400))
     });
     let options = Options { by: Scope::Destination, ..Options::default() };

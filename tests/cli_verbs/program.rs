@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 /// How long anything may take that takes a moment; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ impl<'a> Pipeline<'a> {
 
     /// The bodies of the outputs, once there are so many.
     pub(crate) fn bodies(&self, count: usize) -> Vec<String> {
-        let until = Instant::now() + PATIENCE;
+        let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             let tail = self.run(&["tail", "--json"]);
             assert_eq!(tail.code, 0, "{}", tail.err);
@@ -128,7 +128,7 @@ impl<'a> Pipeline<'a> {
             if lines.len() >= count {
                 return lines.into_iter().map(body).collect();
             }
-            assert!(Instant::now() < until, "{} outputs came, {count} were to come", lines.len());
+            assert!(tokio::time::Instant::now() < until, "{} outputs came, {count} were to come", lines.len());
         }
     }
 
@@ -169,9 +169,12 @@ impl Drop for Follower {
     }
 }
 
+/// Lines of a follower that may wait to be looked at.
+const LINES_AHEAD: usize = 10_000;
+
 /// Reads lines on a thread, so that waiting for one can have an end.
 fn lines_of(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(LINES_AHEAD);
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines() {
             let Ok(line) = line else { return };
