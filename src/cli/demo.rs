@@ -165,7 +165,8 @@ impl Seen {
         let work = seconds(self.work) * 1e3;
         format!(
             "{} messages in, {} out, each in its place.\n\
-             From sending to reading it in order: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms; the work alone takes {work:.0} ms.\n\
+             From sending to reading it in order: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms.\n\
+             The work alone takes {work:.0} ms.\n\
              One at a time the last one would have waited {:.1} s.\n\
              Next: `seriatim run`, and README.md for your own worker.",
             self.sent,
