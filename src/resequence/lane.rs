@@ -81,6 +81,8 @@ pub struct LaneState {
     pub(super) attempted_limit: Offset,
     /// The limit that workers see: that of the last cursor known to be committed.
     pub(super) committed_limit: Offset,
+    /// The raised rounds in that cursor.
+    pub(super) committed_rounds: BTreeMap<u64, u32>,
     pub(super) memory: Memory,
     /// The cursor is near its budget: no more is admitted than was promised.
     pub(super) limit_frozen: bool,
@@ -151,6 +153,7 @@ impl LaneState {
             fresh: Vec::new(),
             attempted_limit: limit,
             committed_limit: limit,
+            committed_rounds: cursor.rounds.clone(),
             memory: Memory::new(options.memory),
             limit_frozen: false,
             resends: 0,
@@ -286,15 +289,18 @@ impl LaneState {
     /// Asks for the records that are overdue to be sent out again.
     pub(super) fn send_overdue(&mut self, now: Timestamp) {
         for offset in self.overdue.due(now) {
-            if offset >= self.committed_limit {
-                // Nobody may have worked on it yet, so its time begins only now.
+            let Some(round) = self.order.entry(offset).map(|entry| entry.round) else {
+                self.overdue.resent(offset, now);
+                continue;
+            };
+            let committed = Round(self.committed_rounds.get(&offset.0).copied().unwrap_or(0));
+            if offset >= self.committed_limit || round != committed {
+                // Nobody may have worked on it yet, or in this round, so its time begins only now.
                 self.overdue.retrying(offset, now);
                 continue;
             }
-            if let Some(entry) = self.order.entry(offset) {
-                self.resends = self.resends.wrapping_add(1);
-                self.needs.push(Need::Resend(offset, entry.round, self.resends));
-            }
+            self.resends = self.resends.wrapping_add(1);
+            self.needs.push(Need::Resend(offset, round, self.resends));
             self.overdue.resent(offset, now);
         }
     }

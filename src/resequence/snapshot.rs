@@ -49,6 +49,7 @@ impl LaneState {
     /// The commit of this cursor went through; its ledger record is at `ledger`, where there was one.
     pub(super) fn committed(&mut self, cursor: &LaneCursor, ledger: Option<Offset>) -> Result<(), Violated> {
         self.committed_limit = Offset(cursor.limit);
+        self.committed_rounds.clone_from(&cursor.rounds);
         for offset in std::mem::take(&mut self.committing_identities) {
             if let Some(position) = ledger {
                 self.identities.recorded(offset, position)?;
