@@ -12,6 +12,7 @@ use seriatim::record::control::{Action, VERB, Verb};
 use seriatim::record::cursor::LaneCursor;
 use seriatim::record::push::{HaltedItems, PUSH_VERB, PushAction, PushVerb};
 use seriatim::record::{BatchBuilder, Name, Offset, Partition};
+use seriatim::resequence::OnFailure;
 use tokio::time::{Instant, sleep};
 
 use crate::chance::{happens, pick, scattered};
@@ -32,7 +33,9 @@ pub(crate) async fn operate(world: Shared) {
         let most = if healed { 3 } else { 10 };
         sleep(scattered(&mut rng, Duration::from_millis(100), Duration::from_secs(most))).await;
         if healed {
-            for lane in (0..world.plan.lanes).map(Partition) {
+            // Where nothing halts nothing may need an operator.
+            let halts = world.plan.order.on_failure == OnFailure::Halt;
+            for lane in (0..world.plan.lanes).map(Partition).filter(|_| halts) {
                 end_halt(&world, &mut rng, lane, &mut standing).await;
             }
             pass_over_refused(&world).await;

@@ -6,7 +6,7 @@ use seriatim::log::memory::Stored;
 use seriatim::record::control::{Action, Verb};
 use seriatim::record::cursor::decode;
 use seriatim::record::ledger::{LedgerRecord, Outcome};
-use seriatim::record::{Name, Offset, OutputHeaders, Partition, Source};
+use seriatim::record::{Name, Offset, OutputHeaders, Partition, ResultHeaders, Source};
 use seriatim::resequence::OnFailure;
 
 use crate::expect::{self, End, Expected, Rounds};
@@ -53,7 +53,8 @@ pub(crate) fn check(world: &World, lane: Partition, accepted: &[Accepted]) -> Fo
         let of = |w: &&Written| w.headers.source == source;
         let outputs: Vec<_> = written.iter().filter(of).collect();
         released(world, source, message, &ledger)?;
-        ended(world, source, message, &outputs, letters.get(&message.offset).copied().unwrap_or(0))?;
+        ended(world, source, message, &outputs, letters.get(&message.offset).copied().unwrap_or(0))
+            .map_err(|what| format!("{what}; its results are {}", answers(source, &results)))?;
         told(source, message, &outputs, ledger.get(&message.offset).map_or(&[][..], Vec::as_slice))?;
     }
     let known: BTreeSet<u64> = expected.iter().map(|message| message.offset).collect();
@@ -63,6 +64,24 @@ pub(crate) fn check(world: &World, lane: Partition, accepted: &[Accepted]) -> Fo
     }
     ledger_in_order(world, &expected, &ledger_order(world, lane)?)?;
     window_was_kept(world, lane, &input)
+}
+
+/// All results of a message, for whoever has to find out.
+fn answers(source: Source, results: &[Stored]) -> String {
+    let mut text = String::new();
+    for record in results {
+        let batch = batch_of(record);
+        let Some(headers) = batch.first().and_then(|read| ResultHeaders::decode(read.headers).ok()) else { continue };
+        if headers.source == source {
+            let value = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
+            let value: String = value.chars().take(30).collect();
+            let (at, round, status) = (record.offset, headers.round.0, headers.status);
+            let by = String::from_utf8_lossy(headers.worker.unwrap_or_default());
+            let time = record.timestamp.0;
+            text += &format!("\n  {at} at {time} by {by}: round {round}, {status:?}, check {}, {value}", headers.check);
+        }
+    }
+    text
 }
 
 /// I5: what was acknowledged is there.

@@ -97,9 +97,9 @@ impl Followed {
             Ok(cursor) => cursor,
             Err(error) => return world.found(format_args!("I13: the cursor at {at} {}: {error}", record.offset)),
         };
-        let frontiers = cursor.lanes.iter().map(|(lane, c)| (*lane, c.frontier, c.limit, c.results));
+        let frontiers = cursor.lanes.iter().map(|(lane, c)| (*lane, c.frontier, c.limit, c.results, &c.rounds));
         world.note(format_args!(
-            "{at} {}: epoch {} control {} (lane, frontier, limit, results) {:?}",
+            "{at} {}: epoch {} control {} (lane, frontier, limit, results, rounds) {:?}",
             record.offset,
             cursor.epoch,
             cursor.control,
