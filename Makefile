@@ -9,6 +9,8 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # How many seeds `make sim` runs, and the first of them.
 SEEDS ?= 2000
 SEED ?=
+# How often `make kills` kills.
+KILLS ?= 100
 
 .PHONY: help
 help: ## Say what there is
@@ -34,6 +36,11 @@ node: ## Tests of the Node.js examples, where Node.js is installed
 .PHONY: sim
 sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42
 	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --release --test simulation -- --nocapture
+
+.PHONY: kills
+kills: ## Kill the real program 100 times under load, and look for what was lost, repeated or out of order
+	cargo build --release --quiet
+	SERIATIM=$(CARGO_TARGET_DIR)/release/seriatim node tests/kills/kills.mjs $(KILLS)
 
 .PHONY: mutants
 mutants: ## Show that the simulation catches what is broken on purpose
