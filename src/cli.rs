@@ -54,8 +54,6 @@ enum Verb {
     Tail(tail::Tail),
     Verify(verify::Verify),
     Bench(bench::Bench),
-    #[command(hide = true)]
-    BenchWorker(bench::BenchWorker),
 }
 
 impl Cli {
@@ -75,7 +73,6 @@ impl Cli {
             Verb::Tail(tail) => tail.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
             Verb::Bench(bench) => bench.run(),
-            Verb::BenchWorker(worker) => worker.run(),
         }
     }
 }

@@ -1,161 +1,290 @@
-//! `seriatim bench`: how fast messages get through, and how long each takes, in order.
-//!
-//! A pipeline of its own in a temporary folder, on the embedded log, every commit durable. Either
-//! all messages wait already when it starts, or they come in at a rate.
+//! `seriatim bench`: load, and how long it takes, on a pipeline of its own.
 
-mod load;
-mod measure;
-mod pipeline;
+pub(super) mod figures;
+pub(super) mod live;
+pub(super) mod pipeline;
+pub(super) mod scratch;
+pub(super) mod task;
+mod waiting;
 mod worker;
 
-use std::path::Path;
-use std::str::FromStr;
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use super::Exit;
-pub(super) use measure::{Latencies, seconds};
-pub(super) use pipeline::{Pipeline, Setup, read};
-pub(super) use worker::BenchWorker;
+use super::shared::{bar, out, unless_closed};
+use figures::{Delays, Quantiles};
+use pipeline::Plan;
+use task::Tail;
+use worker::Worker;
 
-/// Measure throughput and ordered latency of a pipeline in a temporary folder
-#[derive(Clone, Debug, Args)]
-#[command(before_help = "\
+/// Measure a pipeline of its own: throughput, delay, and what order costs
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    before_help = "\
 Examples:
-  seriatim bench
-  seriatim bench --messages 10000 --work 750ms --concurrency 1000
-  seriatim bench --messages 10000 --work 10ms --tail 0.01:1s --concurrency 100 --compare
-  seriatim bench --messages 1000000 --work 0ms --worker builtin
-  seriatim bench --rate 4 --seconds 60 --work 750ms")]
+  seriatim bench --messages 10000 --work 750ms --concurrency 1000 --worker http
+  seriatim bench --messages 10000 --work 10ms --tail 0.01:1s --concurrency 100 --worker http --compare
+  seriatim bench --messages 1000000 --size 100
+  seriatim bench --rate 4/s --seconds 60 --work 750ms
+
+Without --rate the messages wait in the log before the roles start, and delays count from that
+start. With --rate they come over HTTP, and delays count from their sending. docs/benchmarks.md
+says how to read the figures."
+)]
 pub(super) struct Bench {
-    /// How many messages wait at the start
-    #[arg(long, default_value_t = 10_000, conflicts_with = "rate")]
+    #[command(subcommand)]
+    hidden: Option<Hidden>,
+    /// How many messages wait
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
     messages: u64,
-    /// How long each is worked on; 0ms hands it on as it is
-    #[arg(long, default_value = "10ms", value_parser = humantime::parse_duration)]
+    /// How long each is worked on
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     work: Duration,
-    /// Some take longer: FRACTION:DURATION, such as 0.01:1s
-    #[arg(long, value_name = "FRACTION:DURATION")]
+    /// A share that takes longer, SHARE:TIME
+    #[arg(long, value_name = "SHARE:TIME")]
     tail: Option<Tail>,
-    /// Bytes of a message, at least 32
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(32..=1_000_000))]
-    size: u32,
-    /// Records being worked on at once
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// How many are worked on at once
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     concurrency: u32,
-    /// Who works: a process of its own that is called over HTTP, or this process itself
-    #[arg(long, value_enum, default_value_t = WorkerKind::Http)]
-    worker: WorkerKind,
-    /// Run it unordered as well, the same way, and give the ratio
+    /// How many are admitted and not yet released
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    window: u32,
+    /// Who works: a process of its own over HTTP, or this one
+    #[arg(long, value_enum, default_value = "echo")]
+    worker: Who,
+    /// The least size of a message, in bytes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    size: u32,
+    /// Each message leaves when it is done, on the same machinery
     #[arg(long)]
+    unordered: bool,
+    /// Both, one after the other, and their ratio
+    #[arg(long, conflicts_with = "unordered")]
     compare: bool,
-    /// Messages a second, sent over HTTP, instead of messages that wait
-    #[arg(long, value_name = "PER_SECOND")]
+    /// Messages that come instead of waiting, as in 4/s
+    #[arg(long, value_parser = rate, value_name = "N/s")]
     rate: Option<f64>,
-    /// How long to send
-    #[arg(long, default_value_t = 60, requires = "rate")]
+    /// For how long they come
+    #[arg(long, default_value_t = 60, requires = "rate", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The folder for the log; a temporary one where not given
-    #[arg(long, value_name = "FOLDER")]
-    data: Option<std::path::PathBuf>,
-    /// Print as JSON
+    /// How many have come out, second by second
+    #[arg(long)]
+    series: bool,
+    /// An empty folder for the log, which stays; else a temporary one
+    #[arg(long, value_name = "FOLDER", conflicts_with = "compare")]
+    data: Option<PathBuf>,
+    /// Print the figures as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Who works on the messages.
+#[derive(Debug, Subcommand)]
+enum Hidden {
+    /// The worker that `--worker http` starts
+    #[command(hide = true)]
+    Worker {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: String,
+    },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum WorkerKind {
-    /// A real worker in a process of its own.
+enum Who {
     Http,
-    /// The pipeline's own process.
-    Builtin,
+    Echo,
 }
 
-/// A share of the messages that takes longer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Tail {
-    fraction: f64,
-    work: Duration,
+/// Messages per second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    // Above this a tick of the runtime's clock, a millisecond, would have to carry several.
+    let number = number.filter(|rate| (0.01..=1_000.0).contains(rate));
+    number.ok_or_else(|| format!("\"{text}\" is no rate from 0.01/s to 1000/s, such as 4/s"))
 }
 
-impl FromStr for Tail {
-    type Err = String;
+/// What messages are like.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    pub(super) work: Duration,
+    pub(super) tail: Option<Tail>,
+    pub(super) size: usize,
+    pub(super) data: Option<PathBuf>,
+    pub(super) series: bool,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (fraction, work) = text.split_once(':').ok_or("write FRACTION:DURATION, such as 0.01:1s")?;
-        let fraction: f64 = fraction.parse().map_err(|_| format!("{fraction:?} is no fraction"))?;
-        if !(0.0..=1.0).contains(&fraction) {
-            return Err(format!("{fraction} is not between 0 and 1"));
-        }
-        Ok(Self { fraction, work: humantime::parse_duration(work).map_err(|e| e.to_string())? })
+impl Load {
+    /// The longest work of a message.
+    pub(super) fn longest(&self) -> Duration {
+        self.work.max(self.tail.map_or(Duration::ZERO, Tail::work))
     }
+
+    /// Adds to the series where a second has passed.
+    pub(super) fn note(&self, series: &mut Vec<(f64, u64)>, elapsed: Duration, count: u64) {
+        let now = elapsed.as_secs_f64();
+        if self.series && series.last().is_none_or(|(last, _)| now >= last + 1.0) {
+            series.push((now, count));
+        }
+    }
+}
+
+/// The figures of one run; times in seconds, delays in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Figures {
+    messages: u64,
+    total_seconds: f64,
+    /// The least that this concurrency could take for the work.
+    ideal_seconds: Option<f64>,
+    messages_per_second: f64,
+    pub(super) delay: Option<Quantiles>,
+    pub(super) in_order: bool,
+    commits: u64,
+    /// Of this process: log, owner and, where it works itself, the worker.
+    peak_memory_kib: Option<u64>,
+    /// Seconds, and messages out by then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    series: Vec<(f64, u64)>,
+}
+
+impl Figures {
+    #[allow(clippy::too_many_arguments, reason = "the figures of a run, each named by the field it becomes")]
+    pub(super) fn new(
+        messages: u64,
+        total: Duration,
+        ideal: Option<Duration>,
+        delays: Delays,
+        in_order: bool,
+        commits: u64,
+        peak_memory_kib: Option<u64>,
+        series: Vec<(f64, u64)>,
+    ) -> Self {
+        let total_seconds = total.as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "a rate is shown in four digits")]
+        let messages_per_second = messages as f64 / total_seconds;
+        let ideal_seconds = ideal.filter(|ideal| !ideal.is_zero()).map(|ideal| ideal.as_secs_f64());
+        let delay = delays.quantiles();
+        Self {
+            messages,
+            total_seconds,
+            ideal_seconds,
+            messages_per_second,
+            delay,
+            in_order,
+            commits,
+            peak_memory_kib,
+            series,
+        }
+    }
+
+    /// How many came out.
+    pub(super) const fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    fn text(&self, name: &str) -> String {
+        let mut text = format!("{name}\n  messages   {} in {:.3} s", self.messages, self.total_seconds);
+        if let Some(ideal) = self.ideal_seconds {
+            let over = (self.total_seconds / ideal - 1.0) * 100.0;
+            write!(text, ", {over:.1} % over the ideal {ideal:.3} s").expect("a String takes everything");
+        }
+        write!(text, "\n  rate       {:.0}/s\n", self.messages_per_second).expect("a String takes everything");
+        if let Some(Quantiles { p50, p99, p999, max }) = self.delay {
+            writeln!(text, "  delay      p50 {p50:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, max {max:.1} ms")
+                .expect("a String takes everything");
+        }
+        let order = if self.in_order { "in order of arrival" } else { "not in order of arrival" };
+        write!(text, "  outputs    {order}\n  commits    {}\n", self.commits).expect("a String takes everything");
+        if let Some(kib) = self.peak_memory_kib {
+            writeln!(text, "  memory     {} MiB at most", kib / 1024).expect("a String takes everything");
+        }
+        for (second, count) in &self.series {
+            writeln!(text, "  {second:9.1} s  {count}").expect("a String takes everything");
+        }
+        text
+    }
+}
+
+/// All that is printed.
+#[derive(Debug, Serialize)]
+struct Results {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordered: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unordered: Option<Figures>,
+    /// The ordered run's total time over the unordered one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 impl Bench {
     pub(super) fn run(&self) -> anyhow::Result<Exit> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let report = runtime.block_on(self.report())?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
-        } else {
-            print!("{}", measure::text(&report));
+        if let Some(Hidden::Worker { listen }) = &self.hidden {
+            return worker::serve(listen);
         }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let results = runtime.block_on(self.measure());
+        runtime.shutdown_background();
+        let results = results?;
+        let ordered = results.ordered.as_ref().is_none_or(|figures| figures.in_order);
+        unless_closed(self.print(&results))?;
+        Ok(if ordered { Exit::Ok } else { Exit::Failed })
+    }
+
+    async fn measure(&self) -> anyhow::Result<Results> {
+        let worker = if self.worker == Who::Http { Some(Worker::start().await?) } else { None };
+        let url = worker.as_ref().map(|worker| worker.url.clone());
+        let ordered = if self.unordered { None } else { Some(self.one(false, url.clone()).await?) };
+        let unordered = if self.unordered || self.compare { Some(self.one(true, url).await?) } else { None };
+        let ratio = ordered.as_ref().zip(unordered.as_ref()).map(|(a, b)| a.total_seconds / b.total_seconds);
+        Ok(Results { ordered, unordered, ratio })
+    }
+
+    async fn one(&self, unordered: bool, worker: Option<String>) -> anyhow::Result<Figures> {
+        let load = Load {
+            work: self.work,
+            tail: self.tail,
+            size: self.size as usize,
+            data: self.data.clone(),
+            series: self.series,
+        };
+        let plan = Plan { concurrency: self.concurrency, window: self.window, unordered, worker };
+        let name = if unordered { "unordered" } else { "ordered" };
+        let Some(rate) = self.rate else {
+            let bar = bar(Some(self.messages), "{msg} {wide_bar} {human_pos}/{human_len}, {per_sec}");
+            bar.set_message(name);
+            let figures = waiting::run(&load, self.messages, &plan, &bar).await;
+            bar.finish_and_clear();
+            return figures;
+        };
+        let bar = bar(None, "{spinner} {msg}");
+        let mut tell = |now: &live::Standing| {
+            bar.set_message(format!("{name}: {} sent, {} out, {:.0?} behind", now.sent, now.released, now.delay));
+        };
+        let ended = live::run(&load, (rate, self.seconds), &plan, &mut tell).await?;
+        bar.finish_and_clear();
+        anyhow::ensure!(ended.audit.is_clean(), "the audit after it found: {:?}", ended.audit.findings);
+        Ok(ended.figures)
+    }
+
+    fn print(&self, results: &Results) -> anyhow::Result<Exit> {
+        if self.json {
+            out(serde_json::to_string_pretty(results)? + "\n")?;
+            return Ok(Exit::Ok);
+        }
+        let mut text = String::new();
+        for (name, figures) in [("ordered", &results.ordered), ("unordered", &results.unordered)] {
+            text.extend(figures.iter().map(|figures| figures.text(name)));
+        }
+        if let Some(ratio) = results.ratio {
+            writeln!(text, "ordered takes {ratio:.3} times as long as unordered")?;
+        }
+        out(text)?;
         Ok(Exit::Ok)
     }
-
-    async fn report(&self) -> anyhow::Result<Value> {
-        let worker = match self.worker {
-            WorkerKind::Http => Some(worker::Spawned::start().await?),
-            WorkerKind::Builtin => None,
-        };
-        let url = worker.as_ref().map(|worker| worker.url.as_str());
-        let mut report = json!({"ordered": self.once(url, "lane").await?});
-        if self.compare {
-            report["unordered"] = self.once(url, "none").await?;
-            let time = |run: &str| report[run]["seconds"].as_f64().unwrap_or(f64::NAN);
-            report["ratio"] = json!(time("ordered") / time("unordered"));
-        }
-        report["peakRssMiB"] = json!(measure::peak_rss_mib());
-        Ok(report)
-    }
-
-    async fn once(&self, worker: Option<&str>, order: &str) -> anyhow::Result<Value> {
-        let temporary = tempfile::tempdir().context("no temporary folder")?;
-        let folder = self.data.as_deref().map_or(temporary.path(), Path::new).join(format!("bench-{order}"));
-        let work = match worker {
-            Some(url) => format!("http = {{ url = \"{url}\" }}"),
-            None if self.work.is_zero() => "builtin = \"echo\"".to_owned(),
-            None => format!("builtin = {{ sleep = \"{}\" }}", humantime::format_duration(self.work)),
-        };
-        let setup = pipeline::Setup { folder, work, concurrency: self.concurrency, order: order.to_owned() };
-        match self.rate {
-            Some(rate) => load::at_rate(self, setup, rate).await,
-            None => load::waiting(self, setup).await,
-        }
-    }
-
-    /// How long a message is worked on; which ones take long follows from their number alone.
-    fn work_of(&self, number: u64) -> Duration {
-        // Knuth's multiplicative hash scatters consecutive numbers evenly over 32 bits.
-        let scattered = number.wrapping_mul(2_654_435_761) & 0xffff_ffff;
-        match self.tail {
-            Some(tail) if (scattered as f64) < tail.fraction * 4_294_967_296.0 => tail.work,
-            _ => self.work,
-        }
-    }
-
-    /// `MICROSECONDS NUMBER xxx...`
-    fn body(&self, number: u64) -> String {
-        let head = format!("{} {number} ", self.work_of(number).as_micros());
-        format!("{head:x<width$}", width = self.size as usize)
-    }
-}
-
-/// The number in a message's body.
-fn number_of(body: &[u8]) -> Option<u64> {
-    std::str::from_utf8(body).ok()?.split(' ').nth(1)?.parse().ok()
 }

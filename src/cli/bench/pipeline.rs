@@ -1,106 +1,105 @@
-//! A pipeline for measuring and showing: configuration, process, ordered output.
+//! A pipeline in this process, on a log of its own, and what comes out of it.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::log::embedded::Embedded;
-use crate::log::{Log as _, Reader, Visibility};
+use super::scratch::Scratch;
+use crate::log::{Reader, Visibility};
 use crate::process::config::Config;
-use crate::process::{Process, Role};
-use crate::record::{Batch, BatchBuilder, Offset, Partition};
+use crate::process::{Process, Role, Roles};
+use crate::record::{Offset, OutputHeaders, Partition};
+use crate::work::Processor;
 
-/// The only lane.
-const LANE: Partition = Partition(0);
-/// Messages that go to the log at once while it is filled.
-const FILL: usize = 1000;
+/// Bytes of outputs read at once.
+const READ_BYTES: usize = 1 << 20;
 
-/// What a pipeline is to be like.
+/// How long the roles may take to begin.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a pipeline is like.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct Setup {
-    /// Where its log and its configuration go.
-    pub(in crate::cli) folder: PathBuf,
-    /// The line of `[work]` that names the worker.
-    pub(in crate::cli) work: String,
+pub(in crate::cli) struct Plan {
     pub(in crate::cli) concurrency: u32,
-    /// `order.by`.
-    pub(in crate::cli) order: String,
+    pub(in crate::cli) window: u32,
+    pub(in crate::cli) unordered: bool,
+    /// The URL of an HTTP worker, instead of one in this process.
+    pub(in crate::cli) worker: Option<String>,
 }
 
-/// A running pipeline.
-pub(in crate::cli) struct Pipeline {
-    pub(in crate::cli) process: Process,
-    pub(in crate::cli) config: Config,
-}
-
-impl Setup {
-    /// The configuration, from a file in the folder, as anyone's.
-    pub(in crate::cli) fn config(&self) -> anyhow::Result<Config> {
-        std::fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
-        let Self { folder, work, concurrency, order } = self;
-        let data = toml::Value::String(folder.join("log").display().to_string());
+impl Plan {
+    /// The configuration of a pipeline in this folder, on ports of its own.
+    pub(in crate::cli) fn config(&self, scratch: &Scratch) -> anyhow::Result<Config> {
+        let Self { concurrency, window, unordered, worker } = self;
+        let by = if *unordered { "none" } else { "lane" };
+        let worker = match worker {
+            Some(url) => format!("http = {{ url = '{url}' }}"),
+            None => "builtin = 'echo'".to_owned(),
+        };
         let text = format!(
-            "[log]\nembedded = {data}\n[ingress]\nhttp = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [work]\n{work}\nconcurrency = {concurrency}\ntimeout = \"5m\"\n[order]\nby = \"{order}\"\n"
+            "log.embedded = {}\ningress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n\
+             [work]\n{worker}\nconcurrency = {concurrency}\n[order]\nby = '{by}'\nwindow = {window}\n",
+            scratch.toml()
         );
-        let file = folder.join("seriatim.toml");
-        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(Config::load(Some(&file))?)
-    }
-
-    /// Puts messages into the log before anything runs. Gives the time that took.
-    pub(in crate::cli) async fn fill(&self, messages: u64, body: impl Fn(u64) -> String) -> anyhow::Result<Duration> {
-        let config = self.config()?;
-        let (folder, topics) = (self.folder.join("log"), config.topics());
-        let log = tokio::task::spawn_blocking(move || Embedded::open(folder, Default::default())).await??;
-        log.ensure(&topics.shapes()).await?;
-        let input = topics.input.partition(LANE);
-        let start = tokio::time::Instant::now();
-        let mut last = None;
-        for first in (0..messages).step_by(FILL) {
-            let mut builder = BatchBuilder::default();
-            for number in first..messages.min(first + FILL as u64) {
-                builder.push(None, Some(body(number).as_bytes()), |_| {});
-            }
-            last = Some(log.append(&input, builder.finish()).await?);
-        }
-        if let Some(last) = last {
-            last.await?;
-        }
-        Ok(start.elapsed())
-    }
-
-    pub(in crate::cli) async fn start(&self) -> anyhow::Result<Pipeline> {
-        let config = self.config()?;
-        let process = Process::start(&config, &Role::needed(&config)).await?;
-        Ok(Pipeline { process, config })
+        Ok(Config::parse(&text, [])?)
     }
 }
 
-impl Pipeline {
-    /// The ordered output from its beginning, as it becomes durable.
-    pub(in crate::cli) async fn output(&self) -> anyhow::Result<Box<dyn Reader>> {
-        let output = self.config.topics().destinations["default"].partition(LANE);
-        Ok(self.process.log().read(&output, Offset::ZERO, Visibility::Durable, 1 << 20).await?)
+/// Starts it and waits until its roles have begun.
+pub(in crate::cli) async fn start(
+    config: &Config,
+    ingress: bool,
+    processor: Option<Arc<dyn Processor>>,
+) -> anyhow::Result<Process> {
+    let mut roles = Roles::from([Role::Work, Role::Resequence]);
+    if ingress {
+        roles.insert(Role::Ingress);
+    }
+    let process = match processor {
+        Some(processor) => Process::start_with(config, &roles, processor).await?,
+        None => Process::start(config, &roles).await?,
+    };
+    let ready = async {
+        while !process.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(READY_WITHIN, ready).await.context("the roles did not begin in time")?;
+    Ok(process)
+}
+
+/// The ordered outputs as a reader outside of the pipeline sees them: durable ones.
+pub(in crate::cli) struct Outputs {
+    reader: Box<dyn Reader>,
+    last: Option<Offset>,
+    /// Every message left after all that came before it.
+    pub(in crate::cli) in_order: bool,
+}
+
+impl Outputs {
+    pub(in crate::cli) async fn open(process: &Process) -> anyhow::Result<Self> {
+        let topic = process.topics().destinations.get("default").context("there is always a default destination")?;
+        let of = topic.partition(Partition(0));
+        let reader = process.log().read(&of, Offset::ZERO, Visibility::Durable, READ_BYTES).await?;
+        Ok(Self { reader, last: None, in_order: true })
     }
 
-    /// Where messages are sent to.
-    pub(in crate::cli) fn messages_url(&self) -> anyhow::Result<String> {
-        let address = self.process.data_address().context("the pipeline takes no messages in")?;
-        Ok(format!("http://{address}/v1/messages"))
-    }
-
-    /// Ends it in order.
-    pub(in crate::cli) async fn end(self) -> anyhow::Result<()> {
-        Ok(self.process.drain().await?)
+    /// Waits for the next outputs and shows their bodies. Cancel-safe.
+    pub(in crate::cli) async fn next(&mut self, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
+        let fetched = self.reader.next().await?;
+        for record in fetched.batches.iter().flatten() {
+            let Some(headers) = OutputHeaders::decode(record.headers) else { continue };
+            self.in_order &= self.last.is_none_or(|last| last < headers.source.offset);
+            self.last = Some(headers.source.offset);
+            see(record.value.unwrap_or_default());
+        }
+        Ok(())
     }
 }
 
-/// Hands every value of the next batches to `see`. Waits for some.
-pub(in crate::cli) async fn read(reader: &mut dyn Reader, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
-    for record in reader.next().await?.batches.iter().flat_map(Batch::iter) {
-        see(record.value.unwrap_or_default());
-    }
-    Ok(())
+/// How many commits the owner has made.
+pub(in crate::cli) async fn commits(process: &Process) -> anyhow::Result<u64> {
+    let of = process.topics().cursors_resequence.partition(Partition(0));
+    Ok(process.log().bounds(&of).await?.stable_end.0)
 }
