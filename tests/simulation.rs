@@ -47,6 +47,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1, "two lanes of a deliverer shed each other's item for ever"),
     (47, "a retry of a message that reuses a key made it leave"),
     (57, "a retry of a duplicate made it leave"),
+    (3331, "a result for a hole before a record without room waited for room, and all others for it"),
     (1903, "a record was sent again in a round that no committed cursor held"),
     (81, "a record was sent again above the committed limit"),
 ];

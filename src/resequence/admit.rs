@@ -17,6 +17,8 @@ impl LaneState {
                 // result may come before that of the head, and nothing waits unjudged.
                 let room = self.order.room() > 0 || record.offset < self.attempted_limit;
                 if !room || !self.scope_admits(record.offset) {
+                    // Before it are holes only: a result for one of them must not wait for room.
+                    self.order.pass_to(record.offset);
                     self.input.push_front(batch.skip_to(admitted_to));
                     return Ok(());
                 }
