@@ -36,7 +36,7 @@ Examples:
   seriatim send --log orders.ndjson
 
 A line is a message; blank lines are none. Lines of JSON objects or arrays go as one streamed
-upload (some 100,000 a second); other lines one after the other (some 1,000 a second), as does
+upload, which is the fast way; other lines one after the other, each with its answer, as does
 whatever has an --id. The order of the lines is kept either way, within a lane.
 
 With --id the message, or the Nth line as ID-N, is sent under that idempotency key, so that the same
