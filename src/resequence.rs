@@ -116,8 +116,16 @@ pub async fn run(
 async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) -> Result<(), takeover::Error> {
     let (stop, control) = (claim.stop.clone(), claim.control.partition);
     let cursors = topics.cursors_resequence.partition(control);
-    let TakenOver { mut writer, epoch, mut cursor, .. } =
-        take_over(claim, &*log, Role::Resequence, &cursors, OwnerCursor::default).await?;
+    let taken = match take_over(claim, &*log, Role::Resequence, &cursors, OwnerCursor::default).await {
+        Err(lost @ takeover::Error::CursorLost(_)) => {
+            // The other control partitions go on.
+            tracing::error!(%control, error = %lost, "its lanes stand still");
+            stop.cancelled().await;
+            return Ok(());
+        }
+        taken => taken?,
+    };
+    let TakenOver { mut writer, epoch, mut cursor, .. } = taken;
     let shared = Shared { log, topics, options, control, epoch };
     let mut accepted = None;
     loop {

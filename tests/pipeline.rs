@@ -181,3 +181,17 @@ async fn failures_halt_or_go_to_the_dead_letters_in_place() {
         assert_eq!(dead.len(), usize::from(on_failure == OnFailure::DeadLetter));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_for_nowhere_halts_where_operators_see_it_and_spares_its_neighbours() {
+    use seriatim::observe::live::{self, Waiting};
+    let pipeline = Pipeline::new(&["a", "default"], Options { by: Scope::Destination, ..Options::default() }).await;
+    let to = |to: &'static str, body: &str| (None, Some(to), body.to_owned());
+    pipeline.send([to("a, nowhere", "1 lost"), to("default", "2 found")]).await;
+    pipeline.until(|p| p.output("default").len() == 1).await;
+    let lane = live::lane(&pipeline.log, &pipeline.topics, &pipeline.options, LANE).await;
+    let lane = lane.expect("the log answers").expect("it had an owner");
+    let waiting: Vec<_> = lane.messages().map(|message| message.waiting).collect();
+    assert!(matches!(&waiting[..], [Waiting::Operator(why)] if why.contains("nowhere")), "{waiting:?}");
+    assert_eq!(pipeline.output("a"), Vec::<String>::new());
+}

@@ -164,7 +164,7 @@ impl Live {
             };
         }
         let before = self.state.order().waits_for(offset).filter(|before| *before != offset);
-        match (entry.failure(), before) {
+        match (self.state.failure(entry), before) {
             (None, before) => Waiting::Turn(before),
             (Some(error), None) if self.on_failure == OnFailure::Halt => Waiting::Operator(error),
             (Some(error), before) => Waiting::FailedTurn(before, error),

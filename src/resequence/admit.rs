@@ -15,7 +15,7 @@ impl LaneState {
             for record in &batch {
                 // What is below a published limit is admitted whatever the window is now: its
                 // result may come before that of the head, and nothing waits unjudged.
-                let room = self.order.room() > 0 || record.offset < self.attempted_limit;
+                let room = self.has_room() || record.offset < self.attempted_limit;
                 if !room || !self.scope_admits(record.offset) {
                     // Before it are holes only: a result for one of them must not wait for room.
                     self.order.pass_to(record.offset);
@@ -29,6 +29,11 @@ impl LaneState {
         // Whatever was fetched is admitted: between its last record and the next position are holes only.
         self.order.pass_to(self.input_next);
         Ok(())
+    }
+
+    /// Whether the window takes one more. Near the cursor's budget it does not, but for the head.
+    fn has_room(&self) -> bool {
+        if self.limit_frozen { self.order.unreleased() == 0 } else { self.order.room() > 0 }
     }
 
     /// Whether a record may be admitted under the scope in force; changes over where that is due.
@@ -50,7 +55,7 @@ impl LaneState {
         let offset = record.offset;
         let (mask, refused) = match self.destinations.mask(record.headers.get(Name::Destination)) {
             Ok(mask) => (mask, None),
-            Err(unknown) => (1, Some(Outcome::Refused(error_json("unknown-destination", unknown)))),
+            Err(unknown) => (0, Some(Outcome::Refused(error_json("unknown-destination", unknown)))),
         };
         self.scope.groups(record, mask, &mut self.groups);
         let identity = record.headers.get(Name::Id).map(|id| Identity::of(id, record.value));

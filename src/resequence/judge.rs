@@ -113,10 +113,19 @@ impl LaneState {
         }
     }
 
-    /// The input's stable end, asked for with [`Need::InputEnd`]. Judge on with [`LaneState::advance`].
-    pub fn input_ends(&mut self, stable_end: Offset) {
+    /// The result for which the input's end is to be found out now, if any.
+    pub(super) const fn asked_for(&self) -> Option<Offset> {
+        self.asked_for
+    }
+
+    /// The input's stable end, looked up after `asked_for` was what was asked: an older answer says
+    /// nothing of a result that came since. Judge on with [`LaneState::advance`].
+    pub(super) fn input_ends(&mut self, stable_end: Offset, asked_for: Option<Offset>) {
         self.input_end = self.input_end.max(stable_end);
-        self.ended = self.asked_for.take().map(|position| (position, stable_end));
+        if let Some(position) = asked_for.filter(|_| asked_for == self.asked_for) {
+            self.asked_for = None;
+            self.ended = Some((position, stable_end));
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Need {
     Input(Offset),
     /// The results from this position on, bodies forgotten for memory.
     Results,
-    /// The input's stable end as of now: [`LaneState::input_ends`].
+    /// The input's stable end as of now.
     InputEnd,
     /// Sent again through the work topic, for this round; the number differs from that of the last time.
     Resend(Offset, Round, u32),
@@ -244,7 +244,7 @@ impl LaneState {
         self.settle_memory();
         let asked = std::mem::take(&mut self.needs).contains(&Need::InputEnd);
         if asked {
-            self.input_ends(input_end);
+            self.input_ends(input_end, self.asked_for);
         }
         Ok(asked)
     }

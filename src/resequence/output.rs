@@ -79,7 +79,7 @@ impl<'a> Outputs<'a> {
         }
         let destinations = match headers.destinations {
             Some(named) => rules.named(named).map_err(|e| error_json("unknown-destination", e))?,
-            None => rules.default,
+            None => rules.unnamed().map_err(|e| error_json("unknown-destination", e))?,
         };
         rules.fits(record.size()).map_err(|e| error_json("output-too-large", e))?;
         Ok(Self::Same { value, destinations })
@@ -125,6 +125,15 @@ impl Rules<'_> {
         }
     }
 
+    /// Where an output goes that names no destination: nowhere, if the message named one that is unknown.
+    fn unnamed(&self) -> Result<u64, String> {
+        if self.default == 0 {
+            Err("the message names a destination that there is not".to_owned())
+        } else {
+            Ok(self.default)
+        }
+    }
+
     fn fits(&self, size: usize) -> Result<(), String> {
         if size <= self.max_output { Ok(()) } else { Err(format!("{size} bytes, the limit is {}", self.max_output)) }
     }
@@ -134,7 +143,7 @@ impl Json<'_> {
     fn output(self, rules: Rules<'_>) -> Result<Output, String> {
         let destinations = match &self.destination {
             Some(named) => rules.named(named.as_bytes())?,
-            None => rules.default,
+            None => rules.unnamed()?,
         };
         let text = |(name, value): (String, serde_json::Value)| match value {
             serde_json::Value::String(value) if !name.starts_with("seriatim-") => Ok((name, value)),

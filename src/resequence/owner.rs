@@ -63,7 +63,7 @@ enum Happening {
     Swept(Partition, Box<dyn Reader>, Result<Fetched, Error>),
     NotSwept(Partition, Error),
     InputRecord(Partition, Offset, Result<Option<Batch>, Error>),
-    InputEnd(Partition, Result<Bounds, Error>),
+    InputEnd(Partition, Option<Offset>, Result<Bounds, Error>),
     Resent(Result<(), Error>),
     Control(Box<dyn Reader>, Result<Fetched, Error>),
     Committed(Box<dyn Writer>, Result<Vec<Offsets>, Error>, Committing),
@@ -193,7 +193,7 @@ impl Owner {
             Happening::Swept(lane, reader, fetched) => self.swept(lane, reader, fetched)?,
             Happening::NotSwept(lane, error) => self.seat(lane).sweep_failed(error)?,
             Happening::InputRecord(lane, offset, record) => self.seat(lane).input_fetched(offset, record)?,
-            Happening::InputEnd(lane, bounds) => self.seat(lane).input_ends(bounds?.stable_end),
+            Happening::InputEnd(lane, asked, bounds) => self.seat(lane).input_ends(bounds?.stable_end, asked),
             Happening::Resent(result) => {
                 if let Err(error) = result {
                     // The clock of an overdue record goes on: it is sent again.

@@ -62,6 +62,16 @@ enum Turn<'a> {
 }
 
 impl LaneState {
+    /// Why a record that has its result fails when its turn comes, as an error in JSON; `None` where
+    /// it does not, or where its result is not in memory.
+    #[must_use]
+    pub fn failure(&self, entry: &Entry) -> Option<String> {
+        match turn(entry, &self.destinations, self.scope_allows(entry), self.options.max_output) {
+            Turn::Fail { error, dead_letter: false } => Some(error),
+            _ => entry.failure(),
+        }
+    }
+
     /// Lets leave what may, until the next commit is full. What cannot be decided here (a halt, a
     /// body that is not in memory) parks.
     pub(super) fn release(&mut self, epoch: Epoch) -> Result<(), Violated> {
@@ -93,7 +103,7 @@ impl LaneState {
                         return;
                     }
                     self.sequences[number] += 1;
-                    self.gathered.bytes += output.value.len();
+                    self.gathered.bytes += output.value.len() + record.headers.size();
                     let (output_index, sequence, group) = (output.index, Sequence(sequence), part.group.0);
                     let headers = OutputHeaders { source, output: output_index, group, sequence, epoch };
                     let key = output.key.or(entry.key.as_deref());
@@ -141,6 +151,9 @@ impl LaneState {
     fn leave(&mut self, part: Part, outcome: Option<Left>) -> Result<(), Violated> {
         let offset = part.offset;
         self.gathered.records += 1;
+        if let Some(Left::DeadLettered(error) | Left::Skipped(error)) = &outcome {
+            self.gathered.bytes += error.len();
+        }
         let Some(entry) = self.order.release(part)? else {
             if outcome.is_none() && !self.sent.is_empty() {
                 self.gathered.ledger.push(offset.0, Left::Partly(self.named_sent()), None);

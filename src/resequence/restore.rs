@@ -118,6 +118,8 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
         cursor.partly.clear();
         cursor.frontier = input.start.0;
         cursor.limit = cursor.limit.max(input.start.0);
+        // A cut-over begun below that limit would hold back input whose results may be here already.
+        cursor.next_order = None;
     }
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
     if Offset(cursor.results) < results.start || Offset(cursor.results) > results.end {

@@ -1,5 +1,6 @@
 //! The order scope: which records have to leave in order among themselves.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::order::Group;
-use crate::record::RecordRef;
+use crate::record::{Name, RecordRef, destinations};
 
-use super::destinations::numbers;
+use super::destinations::{MOST_DESTINATIONS, numbers};
 
 /// Which sequence group a record belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,13 +30,15 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Puts the groups of a record with these destinations (bits of a mask) into `groups`.
-    pub(super) fn groups(&self, record: &RecordRef<'_>, destinations: u64, groups: &mut Vec<Group>) {
+    /// Puts the groups of a record into `groups`. Its destinations are bits of `mask`; there are
+    /// none where it names an unknown one.
+    pub(super) fn groups(&self, record: &RecordRef<'_>, mask: u64, groups: &mut Vec<Group>) {
         groups.clear();
         match self {
             Self::Lane => groups.push(Group(0)),
             Self::None => groups.push(Group(record.offset.0)),
-            Self::Destination => groups.extend(numbers(destinations).map(|number| Group(number as u64))),
+            Self::Destination if mask == 0 => named_groups(record, groups),
+            Self::Destination => groups.extend(numbers(mask).map(|number| Group(number as u64))),
             Self::Key => groups.push(group_of(record.key)),
             Self::Header(name) => {
                 let values = record.headers.iter().filter(|(n, _)| *n == name.as_bytes());
@@ -43,6 +46,15 @@ impl Scope {
             }
         }
     }
+}
+
+/// The groups of a record that names an unknown destination: one for each name, in the order of
+/// the names, as for those that are known. So a part that has left stays that part, whatever
+/// destinations the configuration has lost or regained since.
+fn named_groups(record: &RecordRef<'_>, groups: &mut Vec<Group>) {
+    let header = String::from_utf8_lossy(record.headers.get(Name::Destination).unwrap_or_default()).into_owned();
+    let names: BTreeSet<&str> = destinations(&header).collect();
+    groups.extend(names.into_iter().take(MOST_DESTINATIONS).map(|name| group_of(Some(name.as_bytes()))));
 }
 
 /// SHA-256, because keys come from strangers, who could otherwise choose many that collide, and

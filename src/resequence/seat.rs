@@ -134,17 +134,18 @@ impl Seat {
         Ok(())
     }
 
-    pub(super) fn input_ends(&mut self, stable_end: Offset) {
+    pub(super) fn input_ends(&mut self, stable_end: Offset, asked_for: Option<Offset>) {
         if let Some(state) = self.state_mut() {
-            state.input_ends(stable_end);
+            state.input_ends(stable_end, asked_for);
         }
     }
 
-    /// Retention that overtook the lane halts it; it is never moved on in silence.
+    /// Retention that overtook the lane, or damage in its logs, halts it, and it alone; it is never
+    /// moved on in silence.
     fn unless_lost<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
         match read {
             Ok(value) => Ok(Some(value)),
-            Err(error @ Error::Lost { .. }) => {
+            Err(error @ (Error::Lost { .. } | Error::Damaged(_))) => {
                 self.halt(error.to_string());
                 Ok(None)
             }

@@ -54,6 +54,9 @@ impl Gate {
 
     /// The worker has answered, well or not.
     pub(super) fn reached(&mut self, now: Instant) {
+        if self.is_shut() {
+            tracing::info!("the worker is back");
+        }
         self.breaker.success(self.since(now));
         self.probing &= self.is_shut();
         self.allowed = self.most.min(self.allowed + 1);

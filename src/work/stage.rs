@@ -226,6 +226,13 @@ impl Stage {
         };
         if let Class::Unreachable { retry_after } = failure.class {
             self.tally.count(Attempt::Unreachable);
+            if !self.pool.gate.is_shut() {
+                tracing::warn!(
+                    code = &*failure.code,
+                    detail = failure.detail,
+                    "the worker cannot be reached: waiting for it, no attempt is used up"
+                );
+            }
             return self.pool.unreachable(finished, retry_after, is_ours, now);
         }
         self.pool.gate.reached(now);

@@ -33,9 +33,12 @@ impl Owner {
                 let record = fetch::record(&*log, &topics.input.partition(lane), offset).await;
                 Happening::InputRecord(lane, offset, record)
             })),
-            Need::InputEnd => self.under_way.push(Box::pin(async move {
-                Happening::InputEnd(lane, log.bounds(&topics.input.partition(lane)).await)
-            })),
+            Need::InputEnd => {
+                let asked = self.seat(lane).state().and_then(LaneState::asked_for);
+                self.under_way.push(Box::pin(async move {
+                    Happening::InputEnd(lane, asked, log.bounds(&topics.input.partition(lane)).await)
+                }));
+            }
             Need::Results => self.sweep(lane),
             Need::Resend(offset, round, number) => {
                 metrics::lane(lane).resent.inc();
