@@ -106,10 +106,11 @@ fn end(world: &World, message: &Stored, read: &RecordRef<'_>, headers: &ResultHe
 }
 
 fn outputs(world: &World, message: &Stored, read: &RecordRef<'_>, headers: &ResultHeaders<'_>) -> Option<Vec<Output>> {
-    let own = destinations(world, message).unwrap_or_else(|| vec![world.plan.destinations[0].to_owned()]);
+    let own = destinations(world, message);
     let to = |named: Option<&str>| {
-        let named = named.map_or_else(|| Some(own.clone()), |named| known(world, named))?;
-        let allowed = world.plan.order.by.to_string() != "destination" || named.iter().all(|name| own.contains(name));
+        let named = named.map_or_else(|| own.clone(), |named| known(world, named))?;
+        let is_own = |name: &String| own.as_ref().is_some_and(|own| own.contains(name));
+        let allowed = world.plan.order.by.to_string() != "destination" || named.iter().all(is_own);
         allowed.then_some(named)
     };
     let value = read.value.unwrap_or_default();
