@@ -15,6 +15,9 @@ const MAX_KEY: usize = 255;
 /// The longest identity, in bytes: principal and key, percent-encoded.
 const MAX_ID: usize = 512;
 
+/// What the number of a line adds to an identity, in bytes: an encoded slash and the digits of a `u64`.
+const MAX_LINE: usize = 3 + 20;
+
 /// A client's idempotency key, and the identity that it makes together with who sent it.
 #[derive(Clone, Debug)]
 pub(super) struct Idempotency {
@@ -65,6 +68,18 @@ impl Envelope {
 
     /// Adds a message with this body.
     pub(super) fn push(&self, to: &mut BatchBuilder, body: &[u8], content_type: Option<&[u8]>) {
+        let id = self.idempotency.as_ref().map(|idempotency| &*idempotency.id);
+        self.push_as(to, body, content_type, id);
+    }
+
+    /// Adds the message that is entry `index` of its request, from 0: with an idempotency key
+    /// `KEY` of the request it has the key `KEY/index`.
+    pub(super) fn push_entry(&self, to: &mut BatchBuilder, index: u64, body: &[u8], content_type: Option<&[u8]>) {
+        let id = self.idempotency.as_ref().map(|idempotency| idempotency.of_entry(index));
+        self.push_as(to, body, content_type, id.as_deref());
+    }
+
+    fn push_as(&self, to: &mut BatchBuilder, body: &[u8], content_type: Option<&[u8]>, id: Option<&str>) {
         to.push(self.key.as_deref(), Some(body), |h| {
             if let Some(content_type) = content_type {
                 h.put(Name::ContentType, content_type);
@@ -72,8 +87,8 @@ impl Envelope {
             if let Some(destinations) = &self.destinations {
                 h.put(Name::Destination, destinations.as_bytes());
             }
-            if let Some(idempotency) = &self.idempotency {
-                h.put(Name::Id, idempotency.id.as_bytes());
+            if let Some(id) = id {
+                h.put(Name::Id, id.as_bytes());
             }
             if let Some(traceparent) = &self.traceparent {
                 h.put(Name::TraceParent, traceparent);
@@ -90,7 +105,7 @@ impl Envelope {
         const FRAMING: usize = 64;
         let key = self.key.as_ref().map_or(0, Vec::len);
         let destinations = self.destinations.as_ref().map_or(0, String::len);
-        let id = self.idempotency.as_ref().map_or(0, |idempotency| idempotency.id.len());
+        let id = self.idempotency.as_ref().map_or(0, |idempotency| idempotency.id.len() + MAX_LINE);
         let texts = [&self.traceparent, &self.content_type].into_iter().flatten().map(Vec::len).sum::<usize>();
         let event = self.event.iter().map(|(name, value)| FRAMING + name.len() + value.len()).sum::<usize>();
         FRAMING + key + destinations + id + texts + event
@@ -128,6 +143,25 @@ impl Idempotency {
             return Err(invalid("Idempotency-Key and principal, percent-encoded, may have 511 characters together"));
         }
         Ok(Self { key, id: id.into() })
+    }
+
+    /// The identity of entry `index` of a request with this key: that of the key `KEY/index`.
+    fn of_entry(&self, index: u64) -> String {
+        format!("{}%2F{index}", self.id)
+    }
+
+    /// Refuses a key whose entries would have too long an identity.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidHeader`].
+    pub(super) fn check_entries(&self) -> Result<(), Problem> {
+        if self.id.len() + MAX_LINE <= MAX_ID {
+            return Ok(());
+        }
+        let detail = "Idempotency-Key and principal, percent-encoded, may have 488 characters together, \
+                      so that the number of each message fits behind";
+        Err(Problem::new(Code::InvalidHeader, detail))
     }
 }
 
@@ -286,6 +320,19 @@ mod tests {
         assert!(id(&" x".repeat(100)).is_ok());
         assert!(id(&"/".repeat(170)).unwrap_err().contains("511"));
         assert!(envelope(&[("idempotency-key", "a"), ("idempotency-key", "b")]).is_err());
+    }
+
+    #[test]
+    fn an_entry_of_many_has_the_identity_of_the_key_with_its_number() {
+        let many = envelope(&[("idempotency-key", "a")]).expect("it is valid").idempotency.expect("it is there");
+        let single = envelope(&[("idempotency-key", "a/7")]).expect("it is valid").idempotency.expect("it is there");
+        assert_eq!(many.of_entry(7), &*single.id);
+        let check = |key: &str| {
+            let envelope = envelope(&[("idempotency-key", key)]).expect("it is valid");
+            envelope.idempotency.expect("it is there").check_entries()
+        };
+        assert!(check(&"/".repeat(160)).is_ok());
+        assert!(check(&"/".repeat(161)).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::auth::{self, Principal};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Idempotency};
 use super::problem::{Code, Problem};
 use super::read::{self, OutputsQuery};
 use super::{Service, body, many, release, single, state};
@@ -113,11 +113,11 @@ async fn receive(
     let lane = envelope.lane(service.topics().lanes).map_or(connection, Partition);
     match envelope.essence().as_deref() {
         Some("application/x-ndjson" | "application/jsonl" | "application/ndjson") => {
-            for_single_only(&envelope, wait.as_deref())?;
+            for_many(&envelope, wait.as_deref())?;
             Ok(many::ndjson(service, envelope, lane, &parts.headers, body).await)
         }
         Some("application/cloudevents-batch+json") => {
-            for_single_only(&envelope, wait.as_deref())?;
+            for_many(&envelope, wait.as_deref())?;
             many::events(&service, envelope, lane, &parts.headers, body).await
         }
         _ => receive_one(&service, &envelope, lane, wait.as_deref(), &parts.headers, body).await,
@@ -144,13 +144,10 @@ async fn receive_one(
     Ok(release::answer(service, guest, accepted, until).await)
 }
 
-/// What names one message makes no sense for many.
-fn for_single_only(envelope: &Envelope, wait: Option<&str>) -> Result<(), Problem> {
-    if envelope.idempotency.is_some() {
-        return Err(Problem::new(Code::InvalidHeader, "Idempotency-Key is for a single message, not for many"));
-    }
+/// An idempotency key of many has to leave room for the number of each, and nobody waits for many.
+fn for_many(envelope: &Envelope, wait: Option<&str>) -> Result<(), Problem> {
     if wait.is_some() {
         return Err(Problem::new(Code::InvalidQuery, "wait is for a single message, not for many"));
     }
-    Ok(())
+    envelope.idempotency.as_ref().map_or(Ok(()), Idempotency::check_entries)
 }

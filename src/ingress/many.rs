@@ -70,10 +70,10 @@ pub(super) async fn events(
         .map_err(|e| Problem::new(Code::InvalidBody, format!("the body is no JSON array of CloudEvents: {e}")))?;
     let mut builder = BatchBuilder::default();
     let mut lines = Vec::with_capacity(events.len());
-    for event in events {
+    for (index, event) in (0..).zip(events) {
         let is_object = event.get().starts_with('{');
         if is_object {
-            envelope.push(&mut builder, event.get().as_bytes(), envelope.content_type.as_deref());
+            envelope.push_entry(&mut builder, index, event.get().as_bytes(), envelope.content_type.as_deref());
         }
         let problem = || Problem::new(Code::InvalidBody, "it is no JSON object, so it is no CloudEvent");
         lines.push((1, (!is_object).then(problem)));

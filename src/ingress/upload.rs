@@ -8,6 +8,10 @@
 //! it reads is served. Only when [`MAX_RUNS`] runs wait does the answer begin earlier, and reading
 //! then goes no faster than the client takes it.
 //!
+//! With an idempotency key of its own an upload can be sent again as a whole: its lines meet those of the
+//! earlier attempt downstream, where identities are compared in log order, and are not looked up
+//! here. The first of each counts, so that the order stays that of the lines.
+//!
 //! What a client that breaks off has sent stands in the lane in order, from the first line without
 //! a gap up to some line; the last, unfinished line is not taken.
 
@@ -77,6 +81,8 @@ pub(super) struct Upload {
     /// Once set, no later line is sent: each gets this answer.
     ended_by: Option<Problem>,
     details: usize,
+    /// The number of the next line that is not blank.
+    next: u64,
     /// When reading ends because the process does.
     last_call: Option<Instant>,
     pub(super) results: Results,
@@ -94,6 +100,7 @@ impl Upload {
             on_the_way: VecDeque::new(),
             ended_by: None,
             details: 0,
+            next: 0,
             last_call: None,
             results: Results::new(lane),
         }
@@ -154,12 +161,14 @@ impl Upload {
     }
 
     fn line(&mut self, line: Line<'_>, found: &mut Vec<(usize, Option<Problem>)>) {
+        let index = self.next;
+        self.next += 1;
         let problem = match (&self.ended_by, line) {
             (Some(problem), _) => Some(problem.clone()),
             (None, Line::TooLong) => Some(body::too_large(self.service.options())),
             (None, Line::Whole(line)) => match check_json(line) {
                 Ok(()) => {
-                    self.envelope.push(&mut self.builder, line, Some(b"application/json"));
+                    self.envelope.push_entry(&mut self.builder, index, line, Some(b"application/json"));
                     None
                 }
                 Err(detail) => Some(self.malformed(detail)),

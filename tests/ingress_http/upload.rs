@@ -49,6 +49,19 @@ async fn every_line_is_one_message_and_a_bad_one_hurts_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_of_the_upload_names_every_line_by_its_number() {
+    let fixture = Fixture::new(1, Options::default()).await;
+    let upload = |body| ndjson(body).header("idempotency-key", "night 7");
+    let first = fixture.call(upload("1\n\nbroken\n2")).await.json();
+    assert_eq!(statuses(&first), [202, 400, 202]);
+    let again = fixture.call(upload("1\n3\n2")).await.json();
+    assert_eq!(statuses(&again), [202, 202, 202], "which of them are duplicates is decided downstream");
+    let ids: Vec<_> = fixture.input(0).into_iter().map(|record| record.headers[1].clone()).collect();
+    let id = |line: u64| ("seriatim-id".into(), format!("anonymous/night%207%2F{line}").into());
+    assert_eq!(ids, [id(0), id(2), id(0), id(1), id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_goes_on_while_its_messages_are_being_written() {
     let fixture = Fixture::new(1, Options::default()).await;
     fixture.log.set_faults(Faults { acknowledge_delay: always(Duration::from_millis(100)), ..Faults::default() });
