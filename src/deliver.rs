@@ -203,15 +203,10 @@ impl Shared {
 async fn own(shared: Arc<Shared>, claim: Claim) -> Result<(), takeover::Error> {
     let (stop, control) = (claim.stop.clone(), claim.control.clone());
     match stop.run_until_cancelled(Owner::take_over(shared.clone(), claim)).await {
-        None => Ok(()),
-        Some(Ok(owner)) => owner.run(&stop).await,
-        Some(Err(lost @ takeover::Error::CursorLost(_))) => {
-            tracing::error!(%control, error = %lost, "halted: nothing is pushed");
-            shared.show_all(&control, |destination| destination.halted.set(1));
-            stop.cancelled().await;
+        None => {
             shared.forget_all(&control);
             Ok(())
         }
-        Some(Err(error)) => Err(error),
+        Some(owner) => owner?.run(&stop).await,
     }
 }

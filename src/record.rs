@@ -89,6 +89,12 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// The moment this long before, to the millisecond.
+    #[must_use]
+    pub fn before(self, by: std::time::Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
+    }
 }
 
 /// Where a message came in: `LANE:OFFSET` in headers, `LANE-OFFSET` as the public id.

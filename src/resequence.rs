@@ -35,12 +35,15 @@ pub use lane::{DamagedCursor, LaneState, Need};
 pub use output::OUTPUTS;
 pub use scope::Scope;
 
-use crate::log::Log;
+use crate::log::{Log, TopicPartition};
 use crate::metrics::Role;
+use crate::record::control::{Action, VERB, Verb};
 use crate::record::cursor::OwnerCursor;
-use crate::takeover::{self, Claim, Place, TakenOver, hold, take_over};
+use crate::record::{Name, Offset, RecordRef};
+use crate::takeover::{self, Claim, Empty, Place, TakenOver, hold, take_over};
 use crate::topics::Topics;
 use owner::{Exit, Owner, Shared};
+use restore::Accepted;
 
 /// What happens to a record that failed for good, when its turn comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,27 +117,36 @@ pub async fn run(
 
 /// One ownership of one control partition.
 async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) -> Result<(), takeover::Error> {
-    let (stop, control) = (claim.stop.clone(), claim.control.partition);
-    let cursors = topics.cursors_resequence.partition(control);
-    let taken = match take_over(claim, &*log, Role::Resequence, &cursors, OwnerCursor::default).await {
-        Err(lost @ takeover::Error::CursorLost(_)) => {
-            // The other control partitions go on.
-            tracing::error!(%control, error = %lost, "its lanes stand still");
-            stop.cancelled().await;
-            return Ok(());
-        }
-        taken => taken?,
-    };
-    let TakenOver { mut writer, epoch, mut cursor, .. } = taken;
-    let shared = Shared { log, topics, options, control, epoch };
-    let mut accepted = None;
+    let (stop, control) = (claim.stop.clone(), claim.control.clone());
+    let cursors = topics.cursors_resequence.partition(control.partition);
+    let empty = |position: Offset| OwnerCursor { control: position.0, ..OwnerCursor::default() };
+    let lost = async |lost| cursor_lost(&lost, &*log, &control).await;
+    let taking_over = take_over(claim, &*log, Role::Resequence, &cursors, empty, lost);
+    let Some(taken) = stop.run_until_cancelled(taking_over).await else { return Ok(()) };
+    let TakenOver { mut writer, epoch, mut cursor, empty, .. } = taken?;
+    let mut accepted = if empty == Some(Empty::Accepted) { Accepted::Cursor } else { Accepted::Nothing };
+    let shared = Shared { log, topics, options, control: control.partition, epoch };
     loop {
-        let seats = restore::restore(&shared, &cursor, accepted.take()).await?;
-        match Owner::serve(shared.clone(), seats, writer, crate::record::Offset(cursor.control), &stop).await? {
+        let seats = restore::restore(&shared, &cursor, accepted).await?;
+        match Owner::serve(shared.clone(), seats, writer, Offset(cursor.control), &stop).await? {
             Exit::Stopped => return Ok(()),
-            Exit::Restore { writer: same, cursor: last, accepted: lane } => {
-                (writer, cursor, accepted) = (same, last, lane);
+            Exit::Restore { writer: same, cursor: last, accepted: loss } => {
+                (writer, cursor, accepted) = (same, last, loss)
             }
         }
     }
+}
+
+/// Its lanes stand still until an operator accepts for one of them; the other control partitions go on.
+async fn cursor_lost(
+    lost: &takeover::Error,
+    log: &dyn Log,
+    control: &TopicPartition,
+) -> Result<Offset, takeover::Error> {
+    tracing::error!(%control, error = %lost, "its lanes stand still: see `seriatim lanes show`, then `lanes accept`");
+    let accepts = |record: RecordRef<'_>| {
+        let verb = record.value.filter(|_| record.headers.get(Name::Kind) == Some(VERB));
+        verb.and_then(|verb| serde_json::from_slice(verb).ok()).is_some_and(|verb: Verb| verb.action == Action::Accept)
+    };
+    takeover::order(log, control, accepts).await
 }

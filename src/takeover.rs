@@ -98,8 +98,17 @@ pub struct TakenOver<C> {
     pub cursor: C,
     /// Where the claim record stands in the control log: what stands below it was there before.
     pub claimed_at: Offset,
-    /// Whether this is the first claim of the role, so that the cursor is the empty one.
-    pub first: bool,
+    /// Why the cursor is the empty one, if it is.
+    pub empty: Option<Empty>,
+}
+
+/// Why a control partition begins with an empty cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// The role has never claimed it before.
+    First,
+    /// Its cursor was lost, and an operator accepts that.
+    Accepted,
 }
 
 impl<C: fmt::Debug> fmt::Debug for TakenOver<C> {
@@ -109,36 +118,38 @@ impl<C: fmt::Debug> fmt::Debug for TakenOver<C> {
 }
 
 /// Settles a claim: finds the last cursor in `cursors`, which has to have the same partition
-/// number as the claim, writes the claim record, and with it the `empty` cursor where the role has
+/// number as the claim, writes the claim record, and with it the empty cursor where the role has
 /// never claimed before.
+///
+/// Where the role has claimed before and its cursor is gone, `lost` decides: it waits for as long
+/// as the partition has to stand still, and answers with the control log's position from which
+/// operators' orders count. `empty` makes the cursor that has executed all below that position.
 ///
 /// Dropping the future leaves a claim record at most. Nothing in it has to be undone.
 ///
 /// # Errors
 ///
-/// Where [`Error::is_passing`], claim again while the assignment holds. [`Error::CursorLost`] halts
-/// the partition. [`Error::Unreadable`] from a newer release ends the role in this process.
+/// Where [`Error::is_passing`], claim again while the assignment holds. [`Error::Unreadable`] from
+/// a newer release ends the role in this process. And whatever `lost` answers.
 pub async fn take_over<C: State>(
     claim: Claim,
     log: &dyn Log,
     role: Role,
     cursors: &TopicPartition,
-    empty: impl FnOnce() -> C,
+    empty: impl FnOnce(Offset) -> C,
+    lost: impl AsyncFnOnce(Error) -> Result<Offset, Error>,
 ) -> Result<TakenOver<C>, Error> {
     let Claim { control, mut writer, member, .. } = claim;
-    let last = last_cursor::<C>(log, role, cursors).await?;
     // A cursor counts even where the control log was made anew: its epoch goes on.
-    let first = last.is_none() && is_first(log, role, &control).await?;
-    let mut appends = vec![Append { to: control, batch: claim_record(role, &member) }];
-    let cursor = match last {
-        Some(cursor) => cursor,
-        None if first => {
-            let cursor = empty();
-            appends.push(cursor_append(role, cursors, &cursor));
-            cursor
-        }
-        None => return Err(Error::CursorLost(cursors.clone())),
+    let (cursor, why_empty) = match last_cursor::<C>(log, role, cursors).await? {
+        Some(cursor) => (cursor, None),
+        None if is_first(log, role, &control).await? => (empty(Offset::ZERO), Some(Empty::First)),
+        None => (empty(lost(Error::CursorLost(cursors.clone())).await?), Some(Empty::Accepted)),
     };
+    let mut appends = vec![Append { to: control, batch: claim_record(role, &member) }];
+    if why_empty.is_some() {
+        appends.push(cursor_append(role, cursors, &cursor));
+    }
     let offsets = writer.commit_claim(appends).await?;
     let claimed_at = offsets
         .first()
@@ -146,7 +157,31 @@ pub async fn take_over<C: State>(
         .ok_or_else(|| log::Error::Damaged("the log acknowledged a claim without its offset".to_owned()))?;
     let epoch = Epoch(claimed_at.0.max(cursor.epoch().0 + 1));
     metrics::owner(role).takeovers.inc();
-    Ok(TakenOver { writer, epoch, cursor, claimed_at, first })
+    Ok(TakenOver { writer, epoch, cursor, claimed_at, empty: why_empty })
+}
+
+/// Waits for an order that is written to `control` from now on and that `accepts`; gives the
+/// position behind it. What was ordered before the loss was known is not meant for it.
+///
+/// Dropping the future is harmless.
+///
+/// # Errors
+///
+/// As the log's.
+pub async fn order(
+    log: &dyn Log,
+    control: &TopicPartition,
+    accepts: impl Fn(RecordRef<'_>) -> bool,
+) -> Result<Offset, Error> {
+    let from = log.bounds(control).await?.end;
+    let mut reader = log.read(control, from, Visibility::Durable, READ_BYTES).await?;
+    loop {
+        let fetched = reader.next().await.map_err(overtaken)?;
+        let found = fetched.batches.iter().flatten().find(|record| accepts(*record));
+        if let Some(found) = found {
+            return Ok(found.offset.next());
+        }
+    }
 }
 
 /// The append of a cursor record, to be part of a commit.
@@ -163,8 +198,13 @@ fn claim_record(role: Role, member: &str) -> Batch {
     builder.finish()
 }
 
-/// Whether the control log goes back to its beginning and holds no claim of this role.
-async fn is_first(log: &dyn Log, role: Role, control: &TopicPartition) -> Result<bool, Error> {
+/// Whether a role has never claimed this control partition: the log goes back to its beginning and
+/// holds no claim of the role.
+///
+/// # Errors
+///
+/// As the log's.
+pub async fn is_first(log: &dyn Log, role: Role, control: &TopicPartition) -> Result<bool, log::Error> {
     let bounds = log.bounds(control).await?;
     if bounds.start > Offset::ZERO {
         return Ok(false);

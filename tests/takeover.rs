@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seriatim::log::memory::{Faults, Memory};
-use seriatim::log::{self, Append, Log};
+use seriatim::log::{self, Append, Log, TopicPartition};
 use seriatim::metrics::Role;
 use seriatim::record::cursor::{CURSOR_VERSION, OwnerCursor, Unreadable};
-use seriatim::record::{BatchBuilder, Partition};
-use seriatim::takeover::{Claim, Error, Place, TakenOver, cursor_append, hold, last_cursor, take_over};
+use seriatim::record::{BatchBuilder, Offset, Partition};
+use seriatim::takeover::{Claim, Empty, Error, Place, TakenOver, cursor_append, hold, last_cursor, order, take_over};
 use seriatim::topics::Topics;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,19 @@ async fn own(
 ) -> Result<(), Error> {
     let (stop, control) = (claim.stop.clone(), claim.control.partition);
     let cursors = topics.cursors_resequence.partition(control);
-    let taken = take_over(claim, &log, ROLE, &cursors, OwnerCursor::default).await?;
-    let TakenOver { mut writer, epoch, cursor, first, .. } = taken;
+    let control_log = claim.control.clone();
+    let empty = |control: Offset| OwnerCursor { control: control.0, ..OwnerCursor::default() };
+    let lost = async |lost: Error| {
+        assert!(matches!(lost, Error::CursorLost(_)), "{lost:?}");
+        order(&log, &control_log, |record| record.value == Some(b"accept")).await
+    };
+    let taken = take_over(claim, &log, ROLE, &cursors, empty, lost).await?;
+    let TakenOver { mut writer, epoch, cursor, empty, .. } = taken;
     assert!(cursor.epoch < epoch.0);
     let cursor = OwnerCursor { epoch: epoch.0, ..cursor };
     writer.commit(vec![cursor_append(ROLE, &cursors, &cursor)]).await?;
-    owned.lock().expect("not poisoned").push((control.0, epoch.0, first));
+    assert_eq!(cursor.control > 0, empty == Some(Empty::Accepted), "orders from before the loss do not count");
+    owned.lock().expect("not poisoned").push((control.0, epoch.0, empty == Some(Empty::First)));
     then(&stop).await
 }
 
@@ -87,7 +94,7 @@ async fn epochs_go_up_and_only_one_claim_is_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_cursor_is_told_and_a_control_log_made_anew_loses_no_epoch() {
+async fn a_control_log_made_anew_loses_no_epoch() {
     let (log, topics) = new_log(1).await;
     let owned = Owned::default();
     for life in 1..4 {
@@ -104,9 +111,41 @@ async fn a_lost_cursor_is_told_and_a_control_log_made_anew_loses_no_epoch() {
         () = wait_owned(&owned, 4) => {}
     }
     assert!(owned.lock().expect("not poisoned").is_sorted_by(|a, b| a.1 < b.1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_cursor_waits_for_an_order_of_its_own() {
+    let (log, topics) = new_log(1).await;
+    let owned = Owned::default();
+    let drain = CancellationToken::new();
+    tokio::select! {
+        ended = member(&log, &topics, &owned, &drain) => panic!("it ended: {ended:?}"),
+        () = wait_owned(&owned, 1) => {}
+    }
     log.recreate(&topics.cursors_resequence);
-    let ended = member(&log, &topics, &owned, &CancellationToken::new()).await;
-    assert!(matches!(ended, Err(Error::CursorLost(_))), "{ended:?}");
+    let control = topics.control.partition(Partition(0));
+    append(&log, &control, b"accept").await;
+    let drain = CancellationToken::new();
+    tokio::select! {
+        ended = member(&log, &topics, &owned, &drain) => panic!("it ended: {ended:?}"),
+        () = wait_owned(&owned, 2) => panic!("an order from before the loss ended it"),
+        () = tokio::time::sleep(Duration::from_secs(60)) => {}
+    }
+    tokio::select! {
+        ended = member(&log, &topics, &owned, &drain) => panic!("it ended: {ended:?}"),
+        () = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            append(&log, &control, b"accept").await;
+            wait_owned(&owned, 2).await;
+        } => {}
+    }
+    assert!(owned.lock().expect("not poisoned").is_sorted_by(|a, b| a.1 < b.1));
+}
+
+async fn append(log: &Memory, to: &TopicPartition, value: &[u8]) {
+    let mut builder = BatchBuilder::default();
+    builder.push(None, Some(value), |_| {});
+    log.append(to, builder.finish()).await.expect("no faults").await.expect("no faults");
 }
 
 #[tokio::test(start_paused = true)]

@@ -158,7 +158,8 @@ fn show(lane: &Value) -> String {
     if let Some(problem) = lane["problem"].as_str() {
         return format!("lane {}: {problem}\n", lane["lane"]);
     }
-    let mut text = format!("lane {}, order by {}\n", lane["lane"], lane["order"].as_str().unwrap_or("?"));
+    let order = lane["order"].as_str().map_or_else(String::new, |order| format!(", order by {order}"));
+    let mut text = format!("lane {}{order}\n", lane["lane"]);
     for (label, key) in [
         ("behind the input", "lag"),
         ("in progress", "inProgress"),
@@ -167,7 +168,9 @@ fn show(lane: &Value) -> String {
         ("input ends at", "inputEnd"),
         ("workers' limit", "limit"),
     ] {
-        let _ = writeln!(text, "  {label:<18}{}", lane[key]);
+        if !lane[key].is_null() {
+            let _ = writeln!(text, "  {label:<18}{}", lane[key]);
+        }
     }
     if let Some(reason) = lane["haltedByLoss"].as_str() {
         let _ = writeln!(text, "  stands still      {reason}");

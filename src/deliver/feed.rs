@@ -42,6 +42,8 @@ pub(super) struct Feed {
     pub(super) under_way: usize,
     /// Why nothing is pushed from here.
     pub(super) lost: Option<String>,
+    /// Whether that is a defect of this program: what is in memory is not to be trusted then.
+    broken: bool,
     /// Refused items that hold their groups, those of a former owner included.
     pub(super) halted: BTreeMap<Offset, String>,
     lane: Lane<Entry>,
@@ -101,6 +103,7 @@ impl Feed {
             reading: false,
             under_way: 0,
             lost,
+            broken: false,
             halted: position.halted.into_iter().map(|(offset, reason)| (Offset(offset), reason)).collect(),
             lane: Lane::new(Window { records: options.window }, Resume { frontier, released, limit: Offset::ZERO }),
             gate: Gate { open: options.progress == Progress::Batch, ..Gate::default() },
@@ -238,9 +241,12 @@ impl Feed {
         }
     }
 
-    /// Whether to read on.
+    /// Whether to read on. An item that is known to be halted is read whatever the window is now: an
+    /// operator's word on it has to find it.
     pub(super) fn wants_more(&self) -> bool {
-        !self.reading && self.lost.is_none() && self.lane.room() > 0 && self.held_bytes < self.memory
+        let halted = self.halted.last_key_value().is_some_and(|(last, _)| self.is_unread(*last));
+        let room = halted || self.lane.room() > 0;
+        !self.reading && self.lost.is_none() && room && self.held_bytes < self.memory
     }
 
     /// Whether records that a former owner is known to have done are still to be read again.
@@ -278,20 +284,22 @@ impl Feed {
         self.done_below
     }
 
-    /// The durable form of how far this is. What is acknowledged from here on is for the next commit.
-    pub(super) fn begin_commit(&mut self) -> PushPosition {
+    /// The position to be committed. What is acknowledged from here on is for the next commit.
+    pub(super) fn begin_commit(&mut self) -> Option<PushPosition> {
         let frontier = self.lane.frontier();
         self.halted = self.halted.split_off(&frontier);
         self.gate.committing = std::mem::take(&mut self.gate.gathering);
         let below = self.lane.blocking().map_or(self.next_sequence, |(_, entry)| entry.sequence);
         self.proposed = self.done_below.max(below);
         self.committed = frontier;
-        PushPosition {
-            position: frontier.0,
-            done: self.lane.released().runs().to_vec(),
-            halted: self.halted.iter().take(HALTED_KEPT).map(|(at, reason)| (at.0, reason.clone())).collect(),
-            lost: self.lost.clone(),
-        }
+        self.position()
+    }
+
+    /// The durable form of how far this is; `None` where only what was committed before counts.
+    pub(super) fn position(&self) -> Option<PushPosition> {
+        let halted = self.halted.iter().take(HALTED_KEPT).map(|(at, reason)| (at.0, reason.clone())).collect();
+        let (position, done) = (self.lane.frontier().0, self.lane.released().runs().to_vec());
+        (!self.broken).then(|| PushPosition { position, done, halted, lost: self.lost.clone() })
     }
 
     /// The commit is durable: groups that waited for it go on.
@@ -308,8 +316,7 @@ impl Feed {
     }
 
     /// Starts a new life at `position`, after a loss was accepted.
-    pub(super) fn restart(&mut self, position: Offset, options: &Options) {
-        let position = PushPosition { position: position.0, ..PushPosition::default() };
+    pub(super) fn restart(&mut self, position: PushPosition, options: &Options) {
         let life = self.life + 1;
         *self = Self { life, ..Self::new(self.target, self.at.clone(), position, options, self.metrics.clone()) };
     }
@@ -323,6 +330,7 @@ impl Feed {
 
     fn broken(&mut self, violated: &Violated) {
         metrics::invariant_violations(violated.invariant.id()).inc();
+        self.broken = true;
         self.lose(violated.to_string());
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Owner {
     control_reader: Option<Box<dyn Reader>>,
     /// Whether the control log is being read, or cannot be.
     listening: bool,
+    /// Whether it is being found out from where a loss that was accepted is gone on from.
+    accepting: bool,
     tick: Instant,
     stopping: bool,
 }
@@ -87,8 +89,10 @@ impl Owner {
     pub(super) async fn take_over(shared: Arc<Shared>, claim: Claim) -> Result<Self, takeover::Error> {
         let control = claim.control.clone();
         let cursors = shared.topics.cursors_deliver.partition(control.partition);
+        let empty = |position: Offset| PushCursor { control: position.0, ..PushCursor::default() };
+        let lost = async |lost| control::cursor_lost(&lost, &shared, &control).await;
         let TakenOver { writer, epoch, cursor: state, .. } =
-            takeover::take_over(claim, &*shared.log, Role::Deliver, &cursors, PushCursor::default).await?;
+            takeover::take_over(claim, &*shared.log, Role::Deliver, &cursors, empty, lost).await?;
         let now = Instant::now();
         let mut owner = Self {
             rng: fastrand::Rng::with_seed(shared.seed ^ epoch.0),
@@ -108,6 +112,7 @@ impl Owner {
             control_read: Offset(state.control),
             control_reader: None,
             listening: false,
+            accepting: false,
             tick: now + TICK,
             stopping: false,
             state,

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::{cursor, probe};
 use crate::log::{Error, Log, Reader, TopicPartition};
+use crate::metrics::Role;
 use crate::order::Standing;
 use crate::record::cursor::LaneCursor;
 use crate::record::{Offset, Partition, Source, Timestamp};
 pub use crate::resequence::Options;
 use crate::resequence::{Destinations, Entry, LaneState, OnFailure};
+use crate::takeover;
 use crate::topics::Topics;
 
 /// Bytes read at once of either log.
@@ -90,6 +92,26 @@ pub async fn lane(log: &dyn Log, topics: &Topics, options: &Options, lane: Parti
         live.replay(log, topics).await?;
     }
     Ok(Some(live))
+}
+
+/// Why a lane without a cursor stands still; `None` where it has one, or has had no owner yet.
+///
+/// # Errors
+///
+/// Those of the log.
+pub async fn lost_cursor(log: &dyn Log, topics: &Topics, lane: Partition) -> Result<Option<String>, Error> {
+    let control = topics.control_of(lane);
+    let known = cursor::of_lane(log, topics, lane).await?.is_some();
+    if known || takeover::is_first(log, Role::Resequence, &control).await? {
+        return Ok(None);
+    }
+    let cursors = topics.cursors_resequence.partition(control.partition);
+    let lanes: Vec<String> = topics.lanes_of(control.partition).map(|lane| lane.to_string()).collect();
+    Ok(Some(format!(
+        "{cursors} holds no cursor any more, so that nobody knows what was released: to accept that means, for lane(s) {}, \
+         to work on and release again every message that the input still has",
+        lanes.join(", ")
+    )))
 }
 
 impl Live {

@@ -49,14 +49,37 @@ pub fn router(operate: Operate) -> Router {
 }
 
 impl Operate {
-    async fn live(&self, lane: Partition) -> Result<Live, Refusal> {
+    async fn look(&self, lane: Partition) -> Result<Looked, Refusal> {
         if lane.0 >= self.topics.lanes {
             let lanes = self.topics.lanes;
             return Err(Refusal::not_found(format!("there is no lane {lane}; there are {lanes}, numbered from 0")));
         }
-        let live = live::lane(&*self.log, &self.topics, &self.options, lane).await?;
-        live.ok_or_else(|| Refusal::not_found(format!("lane {lane} has had no owner yet: is a resequencer running?")))
+        match live::lane(&*self.log, &self.topics, &self.options, lane).await? {
+            Some(live) => Ok(Looked::Live(Box::new(live))),
+            None => match live::lost_cursor(&*self.log, &self.topics, lane).await? {
+                Some(lost) => Ok(Looked::Lost(lost)),
+                None => {
+                    let detail = format!("lane {lane} has had no owner yet: is a resequencer running?");
+                    Err(Refusal::not_found(detail))
+                }
+            },
+        }
     }
+
+    /// A lane that has its cursor.
+    async fn live(&self, lane: Partition) -> Result<Live, Refusal> {
+        match self.look(lane).await? {
+            Looked::Live(live) => Ok(*live),
+            Looked::Lost(lost) => Err(Refusal { status: StatusCode::CONFLICT, detail: lost }),
+        }
+    }
+}
+
+/// How a lane was found.
+enum Looked {
+    Live(Box<Live>),
+    /// Without its cursor, and what that means.
+    Lost(String),
 }
 
 /// An answer that says why not, as a problem document.

@@ -37,6 +37,13 @@ pub enum Need {
     Resend(Offset, Round, u32),
 }
 
+/// How far the logs are to be read to know which records are without a result after a loss.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) results: Offset,
+    pub(super) input: Offset,
+}
+
 /// A lane between its logs. See the module's documentation.
 #[derive(Debug)]
 pub struct LaneState {
@@ -86,6 +93,8 @@ pub struct LaneState {
     pub(super) memory: Memory,
     /// The cursor is near its budget: no more is admitted than was promised.
     pub(super) limit_frozen: bool,
+    /// Results were lost: once the logs are read to here, what has none is sent out again.
+    pub(super) results_lost: Option<Lost>,
     resends: u32,
     committed_frontier: Offset,
     pub(super) sequences: Vec<u64>,
@@ -156,6 +165,7 @@ impl LaneState {
             committed_rounds: cursor.rounds.clone(),
             memory: Memory::new(options.memory),
             limit_frozen: false,
+            results_lost: None,
             resends: 0,
             committed_frontier: frontier,
             sequences: numbered,
@@ -288,6 +298,7 @@ impl LaneState {
 
     /// Asks for the records that are overdue to be sent out again.
     pub(super) fn send_overdue(&mut self, now: Timestamp) {
+        self.hasten_lost(now);
         for offset in self.overdue.due(now) {
             let Some(round) = self.order.entry(offset).map(|entry| entry.round) else {
                 self.overdue.resent(offset, now);
@@ -302,6 +313,20 @@ impl LaneState {
             self.resends = self.resends.wrapping_add(1);
             self.needs.push(Need::Resend(offset, round, self.resends));
             self.overdue.resent(offset, now);
+        }
+    }
+
+    /// After a loss of results nobody may be at work on records without one: they are overdue at once.
+    fn hasten_lost(&mut self, now: Timestamp) {
+        let judged_to = if self.results.is_empty() { self.results_next } else { Offset::ZERO };
+        let is_read = |lost: &mut Lost| lost.results <= judged_to && lost.input <= self.order.read_to();
+        if self.results_lost.take_if(is_read).is_some() {
+            let long_ago = now.before(self.options.deadline);
+            for (offset, _, entry) in self.order.iter().filter(|(offset, ..)| *offset < self.committed_limit) {
+                if entry.outcome.is_none() {
+                    self.overdue.reopened(offset, long_ago);
+                }
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use crate::topics::Topics;
 
 use super::Options;
 use super::lane::Need;
+use super::restore::Accepted;
 use super::seat::Seat;
 use super::verbs::Verbs;
 use commit::Committing;
@@ -53,7 +54,7 @@ pub(super) enum Exit {
     /// It was asked to let go.
     Stopped,
     /// Its lanes have to be restored from the last committed cursor.
-    Restore { writer: Box<dyn Writer>, cursor: OwnerCursor, accepted: Option<Partition> },
+    Restore { writer: Box<dyn Writer>, cursor: OwnerCursor, accepted: Accepted },
 }
 
 /// Something that was waited for.
@@ -224,8 +225,9 @@ impl Owner {
             let input = self.shared.topics.input.partition(seat.lane);
             let results = self.shared.topics.results.partition(seat.lane);
             let (input_from, results_from) = (state.input_position(), state.results_position());
-            seat.input = Some(log.read(&input, input_from, Visibility::Written, FETCH_BYTES).await?);
-            seat.results = Some(log.read(&results, results_from, Visibility::Written, FETCH_BYTES).await?);
+            let input = log.read(&input, input_from, Visibility::Written, FETCH_BYTES).await;
+            let results = log.read(&results, results_from, Visibility::Written, FETCH_BYTES).await;
+            seat.open(input, results)?;
         }
         Ok(())
     }
@@ -247,7 +249,7 @@ impl Owner {
         if let Some(lane) = cursor.lanes.get_mut(&lane.0) {
             lane.halted = Some(reason);
         }
-        self.exit = Some(Exit::Restore { writer, cursor, accepted: None });
+        self.exit = Some(Exit::Restore { writer, cursor, accepted: Accepted::Nothing });
     }
 
     /// An operator accepts what a lane has lost: it is restored without its verdict, once every
@@ -259,7 +261,7 @@ impl Owner {
         }
         if let Some(writer) = self.writer.take() {
             let cursor = OwnerCursor { control: position.next().0, ..self.committed.clone() };
-            self.exit = Some(Exit::Restore { writer, cursor, accepted: Some(lane) });
+            self.exit = Some(Exit::Restore { writer, cursor, accepted: Accepted::Lane(lane) });
         }
     }
 }

@@ -8,10 +8,20 @@ use crate::record::{Offset, Partition};
 use crate::takeover;
 
 use super::destinations::Destinations;
-use super::lane::LaneState;
+use super::lane::{LaneState, Lost};
 use super::owner::Shared;
 use super::seat::Seat;
 use super::tails::{Tail, compare};
+
+/// What an operator has accepted the loss of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    Nothing,
+    /// Of what this lane stands still for.
+    Lane(Partition),
+    /// Of the cursor of all lanes: each begins with what its logs still hold.
+    Cursor,
+}
 
 /// Restores the lanes of a control partition. A lane that cannot go on comes back halted; its
 /// verdict counts once the next cursor is committed.
@@ -22,15 +32,24 @@ use super::tails::{Tail, compare};
 pub(super) async fn restore(
     shared: &Shared,
     cursor: &OwnerCursor,
-    accepted: Option<Partition>,
+    accepted: Accepted,
 ) -> Result<Vec<Seat>, takeover::Error> {
     let mut seats = Vec::new();
     for lane in shared.topics.lanes_of(shared.control) {
         let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
-        if accepted == Some(lane) {
-            accept(shared, lane, &mut lane_cursor).await?;
+        let results_lost = match accepted {
+            Accepted::Lane(accepted) if accepted == lane => accept(shared, lane, &mut lane_cursor).await?,
+            Accepted::Cursor => {
+                begin_behind_tails(shared, lane, &mut lane_cursor).await?;
+                None
+            }
+            _ => None,
+        };
+        let mut seat = restore_lane(shared, lane, lane_cursor).await?;
+        if let Some(state) = seat.state_mut() {
+            state.results_lost = results_lost;
         }
-        seats.push(restore_lane(shared, lane, lane_cursor).await?);
+        seats.push(seat);
     }
     Ok(seats)
 }
@@ -53,8 +72,11 @@ async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) 
         Ok(state) => state,
         Err(damaged) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(damaged.to_string()), ..cursor })),
     };
-    let ledger_end = reload_identities(shared, &mut state, Offset(cursor.identities)).await?;
-    Ok(Seat::going(state, ledger_end))
+    match reload_identities(shared, &mut state, Offset(cursor.identities)).await {
+        Ok(ledger_end) => Ok(Seat::going(state, ledger_end)),
+        Err(Error::Damaged(reason)) => Ok(Seat::halted(lane, LaneCursor { halted: Some(reason), ..cursor })),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A lane that no owner has ever served begins where its logs do: the topics may be older than it.
@@ -63,6 +85,17 @@ async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Res
     cursor.frontier = shared.log.bounds(&topics.input.partition(lane)).await?.start.0;
     cursor.results = shared.log.bounds(&topics.results.partition(lane)).await?.start.0;
     cursor.identities = shared.log.bounds(&topics.ledger.partition(lane)).await?.start.0;
+    Ok(())
+}
+
+/// Begins anew without a cursor: with what the logs still hold, and sequence numbers that go on.
+async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
+    begin(shared, lane, cursor).await?;
+    for topic in shared.topics.destinations.values() {
+        if let Tail::Ahead { next, .. } = compare(&*shared.log, &topic.partition(lane), 0).await? {
+            cursor.sequences.insert(topic.as_str().to_owned(), next);
+        }
+    }
     Ok(())
 }
 
@@ -107,8 +140,9 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
     Ok(None)
 }
 
-/// Ends a halt by loss: goes on with what the logs still hold.
-async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
+/// Ends a halt by loss: goes on with what the logs still hold. Where results were lost, says how
+/// far the results and the input have to be read to know which records are without one.
+async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<Lost>, Error> {
     let topics = &shared.topics;
     cursor.halted = None;
     let input = shared.log.bounds(&topics.input.partition(lane)).await?;
@@ -122,7 +156,8 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
         cursor.next_order = None;
     }
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
-    if Offset(cursor.results) < results.start || Offset(cursor.results) > results.end {
+    let lost = Offset(cursor.results) < results.start || Offset(cursor.results) > results.end;
+    if lost {
         cursor.results = results.start.0;
     }
     let ledger = shared.log.bounds(&topics.ledger.partition(lane)).await?;
@@ -134,11 +169,11 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
             cursor.sequences.insert(name, next);
         }
     }
-    Ok(())
+    Ok(lost.then(|| Lost { results: results.end, input: Offset(cursor.limit).min(input.end) }))
 }
 
 /// Reads the identities that the lane has to know from the ledger. Gives the ledger's end.
-async fn reload_identities(shared: &Shared, state: &mut LaneState, from: Offset) -> Result<Offset, takeover::Error> {
+async fn reload_identities(shared: &Shared, state: &mut LaneState, from: Offset) -> Result<Offset, Error> {
     let ledger = shared.topics.ledger.partition(state.lane);
     let end = shared.log.bounds(&ledger).await?.end;
     let mut damaged = None;
@@ -159,6 +194,6 @@ async fn reload_identities(shared: &Shared, state: &mut LaneState, from: Offset)
     .await?;
     match damaged {
         None => Ok(end),
-        Some((offset, reason)) => Err(Error::Damaged(format!("{ledger} at {offset}: {reason}")).into()),
+        Some((offset, reason)) => Err(Error::Damaged(format!("{ledger} at {offset}: {reason}"))),
     }
 }

@@ -57,6 +57,17 @@ impl Seat {
         }
     }
 
+    /// Takes the readers, both at the lane's positions.
+    pub(super) fn open(
+        &mut self,
+        input: Result<Box<dyn Reader>, Error>,
+        results: Result<Box<dyn Reader>, Error>,
+    ) -> Result<(), Error> {
+        self.input = self.unless_lost(input)?;
+        self.results = self.unless_lost(results)?;
+        Ok(())
+    }
+
     /// Admits, judges and releases as far as that goes now. Says whether something besides
     /// releases has to be committed.
     pub(super) fn work(&mut self, epoch: Epoch, now: Timestamp) -> bool {

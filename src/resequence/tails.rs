@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{Bounds, Error, Log, TopicPartition, Visibility};
+use crate::log::{Bounds, Error, Log, TopicPartition};
 use crate::record::{Offset, OutputHeaders};
+use crate::takeover;
 
 /// What a destination's partition holds, compared with the cursor's counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +24,6 @@ pub(super) enum Tail {
 
 /// How far back the first look goes; doubled until the cursor's place is found.
 const FIRST_LOOK: u64 = 256;
-/// Bytes read at once while looking.
-const READ_BYTES: usize = 1 << 20;
 
 /// Compares the committed tail of a destination's partition with the cursor's next sequence
 /// number. Call after the former owners are fenced: nothing of theirs can be added any more.
@@ -69,15 +68,13 @@ fn judge(found: &[Output], counter: u64, bounds: Bounds, of: &TopicPartition) ->
 
 async fn outputs_from(log: &dyn Log, of: &TopicPartition, from: Offset, end: Offset) -> Result<Vec<Output>, Error> {
     let mut found = Vec::new();
-    let mut reader = log.read(of, from, Visibility::Written, READ_BYTES).await?;
-    while reader.position() < end {
-        let fetched = reader.next().await?;
-        for record in fetched.batches.iter().flatten() {
-            if let Some(output) = OutputHeaders::decode(record.headers) {
-                found.push(((output.source.offset.0, output.output), output.sequence.0));
-            }
+    takeover::scan(log, of, from, end, |record| {
+        if let Some(output) = OutputHeaders::decode(record.headers) {
+            found.push(((output.source.offset.0, output.output), output.sequence.0));
         }
-    }
+        true
+    })
+    .await?;
     Ok(found)
 }
 

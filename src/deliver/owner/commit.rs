@@ -28,7 +28,10 @@ impl Owner {
         }
         for feed in &mut self.feeds {
             let lanes = self.state.topics.entry(feed.at.topic.as_str().to_owned()).or_default();
-            lanes.insert(feed.at.partition.0, feed.begin_commit());
+            match feed.begin_commit() {
+                Some(position) => *lanes.entry(feed.at.partition.0).or_default() = position,
+                None => lanes.entry(feed.at.partition.0).or_default().lost.clone_from(&feed.lost),
+            }
         }
         let cursor = cursor_append(Role::Deliver, &self.cursors, &self.state);
         // What is read already may still grow the cursor: the rest of the budget is for that.

@@ -2,11 +2,13 @@
 
 use futures::FutureExt as _;
 
+use super::super::Shared;
 use super::Owner;
 use super::tasks::{self, Done, Fetch};
-use crate::log::{self, Bounds};
-use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushVerb};
+use crate::log::{self, Bounds, TopicPartition};
+use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushPosition, PushVerb};
 use crate::record::{Name, Offset, RecordRef};
+use crate::takeover;
 
 impl Owner {
     /// Takes in what the control log holds, and reads on.
@@ -38,10 +40,15 @@ impl Owner {
         }
     }
 
-    /// Executes orders in their order; one about an item that has to be read again first waits.
+    /// Executes orders in their order; one about an item that has to be read again first waits, and
+    /// one that accepts a loss until it is known what the log still has.
     pub(super) fn obey(&mut self) {
         while let Some((_, verb)) = self.verbs.front() {
             if self.has_to_wait(verb) {
+                return;
+            }
+            if let Some(feed) = self.accepts(verb) {
+                self.accept(feed);
                 return;
             }
             if let Some((offset, verb)) = self.verbs.pop_front() {
@@ -72,7 +79,7 @@ impl Owner {
             PushAction::Resume => self.targets[target].held = None,
             PushAction::Retry(items) => self.resume(&verb.destination, &items, false),
             PushAction::Skip(items) => self.resume(&verb.destination, &items, true),
-            PushAction::Accept { lane } => self.accept(&verb.destination, lane),
+            PushAction::Accept { .. } => {}
         }
     }
 
@@ -85,26 +92,43 @@ impl Owner {
         }
     }
 
-    /// Goes on where the log begins now.
-    fn accept(&mut self, destination: &str, lane: u32) {
-        let Some(feed) = self.feed_of(destination, lane).filter(|feed| self.feeds[*feed].lost.is_some()) else {
-            return;
-        };
-        let (log, at) = (self.shared.log.clone(), self.feeds[feed].at.clone());
-        let accept = async move { Done::Accepted { feed, bounds: log.bounds(&at).await } };
-        self.tasks.push(accept.boxed());
+    /// The feed whose loss this order accepts, if it has one.
+    fn accepts(&self, verb: &PushVerb) -> Option<usize> {
+        let PushAction::Accept { lane } = verb.action else { return None };
+        self.feed_of(&verb.destination, lane).filter(|feed| self.feeds[*feed].lost.is_some())
     }
 
+    /// Asks what the log still has.
+    fn accept(&mut self, feed: usize) {
+        if !self.accepting {
+            self.accepting = true;
+            let (log, at) = (self.shared.log.clone(), self.feeds[feed].at.clone());
+            self.tasks.push(tasks::bounds(log, at).map(move |bounds| Done::Accepted { feed, bounds }).boxed());
+        }
+    }
+
+    /// Goes on from the position where the log still has it, else from the log's beginning.
     pub(super) fn accepted(&mut self, feed: usize, bounds: Result<Bounds, log::Error>) {
+        self.accepting = false;
+        let at = self.feeds[feed].at.clone();
         match bounds {
-            Ok(bounds) if self.feeds[feed].lost.is_some() => {
+            Ok(bounds) => {
+                let committed = self.state.topics.get(at.topic.as_str()).and_then(|lanes| lanes.get(&at.partition.0));
+                let known = self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default();
+                let is_there = bounds.start.0 <= known.position && known.position <= bounds.end.0;
+                let begins = PushPosition { position: bounds.start.0, ..PushPosition::default() };
+                let position = if is_there { PushPosition { lost: None, ..known } } else { begins };
+                tracing::warn!(%at, from = position.position, "a loss was accepted");
                 let options = self.targets[self.feeds[feed].target].options.clone();
-                tracing::warn!(at = %self.feeds[feed].at, from = %bounds.start, "a loss was accepted");
-                self.feeds[feed].restart(bounds.start, &options);
+                self.feeds[feed].restart(position, &options);
                 self.dirty = true;
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(at = %self.feeds[feed].at, %error, "the loss stands: accept it again"),
+            Err(error) if tasks::is_passing(&error) => tracing::warn!(%at, %error, "asking again what the log has"),
+            Err(error) => {
+                tracing::error!(%at, %error, "the loss stands: accept it again");
+                self.verbs.pop_front();
+                self.dirty = true;
+            }
         }
     }
 
@@ -112,6 +136,20 @@ impl Owner {
         let target = self.targets.iter().find(|target| *target.name == *destination)?;
         target.feeds.clone().find(|feed| self.feeds[*feed].at.partition.0 == lane)
     }
+}
+
+/// Nothing is pushed until an operator accepts, for any of the lanes: then each topic is pushed as
+/// if for the first time.
+pub(super) async fn cursor_lost(
+    lost: &takeover::Error,
+    shared: &Shared,
+    control: &TopicPartition,
+) -> Result<Offset, takeover::Error> {
+    tracing::error!(%control, error = %lost, "halted: nothing is pushed");
+    shared.show_all(control, |destination| destination.halted.set(1));
+    let accepts =
+        |record: RecordRef<'_>| verb(record).is_some_and(|(_, verb)| matches!(verb.action, PushAction::Accept { .. }));
+    takeover::order(&*shared.log, control, accepts).await
 }
 
 /// The halted items that are meant.

@@ -123,6 +123,13 @@ async fn open(log: &dyn Log, at: &TopicPartition, from: Offset) -> Result<Box<dy
     log.read(at, from, Visibility::Durable, READ_BYTES).await
 }
 
+/// Asks where a partition begins and ends.
+pub(super) async fn bounds(log: Arc<dyn Log>, of: TopicPartition) -> Result<Bounds, log::Error> {
+    let bounds = log.bounds(&of).await;
+    pause_if_passing(bounds.as_ref().err()).await;
+    bounds
+}
+
 /// Asks where partitions begin and end.
 pub(super) async fn measure(log: Arc<dyn Log>, of: Vec<TopicPartition>) -> Done {
     let mut bounds = Vec::with_capacity(of.len());

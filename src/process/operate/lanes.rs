@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::{Operate, Refusal};
+use super::{Looked, Operate, Refusal};
 use crate::observe::live::{Live, Message, Waiting};
 use crate::record::Partition;
 
@@ -14,8 +14,9 @@ const LISTED: usize = 100;
 pub(super) async fn all(State(operate): State<Operate>) -> Result<Json<Value>, Refusal> {
     let mut lanes = Vec::new();
     for lane in 0..operate.topics.lanes {
-        lanes.push(match operate.live(Partition(lane)).await {
-            Ok(live) => summary(&live),
+        lanes.push(match operate.look(Partition(lane)).await {
+            Ok(Looked::Live(live)) => summary(&live),
+            Ok(Looked::Lost(lost)) => without_cursor(lane, &lost),
             Err(refusal) => json!({"lane": lane, "problem": refusal.detail}),
         });
     }
@@ -23,10 +24,17 @@ pub(super) async fn all(State(operate): State<Operate>) -> Result<Json<Value>, R
 }
 
 pub(super) async fn one(State(operate): State<Operate>, Path(lane): Path<u32>) -> Result<Json<Value>, Refusal> {
-    let live = operate.live(Partition(lane)).await?;
+    let live = match operate.look(Partition(lane)).await? {
+        Looked::Live(live) => live,
+        Looked::Lost(lost) => return Ok(Json(without_cursor(lane, &lost))),
+    };
     let mut lane = summary(&live);
     lane["messages"] = live.messages().take(LISTED).map(|message| describe(&message)).collect();
     Ok(Json(lane))
+}
+
+fn without_cursor(lane: u32, lost: &str) -> Value {
+    json!({"lane": lane, "haltedByLoss": lost, "haltedMessages": [], "messages": []})
 }
 
 fn summary(live: &Live) -> Value {

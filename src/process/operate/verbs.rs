@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Operate, Refusal};
+use super::{Looked, Operate, Refusal};
 use crate::observe::cursor;
 use crate::observe::live::{Live, Waiting};
 use crate::record::control::{Action, MAX_TARGETS, VERB, Verb};
@@ -46,8 +46,11 @@ pub(super) async fn execute(
     Path((lane, verb)): Path<(u32, String)>,
     Json(order): Json<Order>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let live = operate.live(Partition(lane)).await?;
-    let (action, targets) = action(&live, &verb, &order)?;
+    let (action, targets) = match operate.look(Partition(lane)).await? {
+        Looked::Live(live) => action(&live, &verb, &order)?,
+        Looked::Lost(_) if verb == "accept" => (Action::Accept, 0),
+        Looked::Lost(lost) => return Err(conflict(lost)),
+    };
     let by = if order.by.is_empty() { "operator".to_owned() } else { order.by };
     let offset = append(&operate, &Verb { lane, action, reason: order.reason, by }).await?;
     let executed = wait(&operate, Partition(lane), offset).await?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::lanes::describe;
-use super::{Operate, Refusal};
+use super::{Looked, Operate, Refusal};
 use crate::observe::ledger;
 use crate::observe::live::{Live, Message, Waiting};
 use crate::record::ledger::Outcome;
@@ -22,14 +22,11 @@ pub(super) struct Asked {
 pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Asked>) -> Result<Json<Value>, Refusal> {
     let answer = match (&asked.id, asked.lane) {
         (Some(id), _) => message(&operate, id).await?,
-        (None, Some(number)) => vec![lane(&operate.live(Partition(number)).await?)],
+        (None, Some(number)) => vec![look(&operate, number).await?],
         (None, None) => {
             let mut answers = Vec::new();
             for number in 0..operate.topics.lanes {
-                answers.push(match operate.live(Partition(number)).await {
-                    Ok(live) => lane(&live),
-                    Err(refusal) => (refusal.detail, Vec::new()),
-                });
+                answers.push(look(&operate, number).await.unwrap_or_else(|refusal| (refusal.detail, Vec::new())));
             }
             answers
         }
@@ -41,12 +38,22 @@ pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Aske
 
 type Answer = (String, Vec<Value>);
 
+async fn look(operate: &Operate, number: u32) -> Result<Answer, Refusal> {
+    Ok(match operate.look(Partition(number)).await? {
+        Looked::Live(live) => lane(&live),
+        Looked::Lost(lost) => (halted_for_good(number, &lost), Vec::new()),
+    })
+}
+
+fn halted_for_good(lane: impl std::fmt::Display, reason: &str) -> String {
+    format!("lane {lane} stands still for good: {reason}; `seriatim lanes accept` says what is lost and goes on")
+}
+
 /// Why a lane does not go on.
 fn lane(live: &Live) -> Answer {
     let number = live.lane;
     if let Some(reason) = &live.cursor.halted {
-        let what = "`seriatim lanes accept` says what is lost and goes on";
-        return (format!("lane {number} stands still for good: {reason}; {what}"), Vec::new());
+        return (halted_for_good(number, reason), Vec::new());
     }
     let Some(head) = live.blocking() else {
         return match live.input_end.0.saturating_sub(live.cursor.frontier) {

@@ -1,0 +1,185 @@
+//! A lane that lost something stands still until an operator accepts it, and then goes on with what
+//! its logs still hold: the real resequencer on the log in memory.
+
+use std::time::Duration;
+
+use seriatim::log::memory::Memory;
+use seriatim::log::{Log, SESSION_TIMEOUT, Topic, TopicPartition, Visibility};
+use seriatim::observe::live;
+use seriatim::record::control::{Action, VERB, Verb};
+use seriatim::record::{
+    Batch, BatchBuilder, Name, OutputHeaders, Partition, ResultHeaders, Round, Source, Status, check,
+};
+use seriatim::resequence::{self, Options};
+use seriatim::takeover::Error;
+use seriatim::topics::Topics;
+use tokio_util::sync::CancellationToken;
+
+const LANE: Partition = Partition(0);
+
+/// Far beyond what these tests wait for: nothing is sent again because of it.
+const DEADLINE: Duration = Duration::from_secs(1_000_000);
+
+struct Rig {
+    log: Memory,
+    topics: Topics,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let log = Memory::new(11);
+        let topics = Topics::derive("t", &["default"], 1, 1);
+        log.ensure(&topics.shapes()).await.expect("a new log takes them");
+        Self { log, topics }
+    }
+
+    async fn resequence(&self) -> Result<(), Error> {
+        let options = Options { deadline: DEADLINE, ..Options::default() };
+        let log = std::sync::Arc::new(self.log.clone());
+        resequence::run(log, self.topics.clone(), options, "t.resequence", "m", 1, CancellationToken::new()).await
+    }
+
+    /// Runs a resequencer until `done` is; it must not end by itself.
+    async fn resequencing<T>(&self, done: impl Future<Output = T>) -> T {
+        tokio::select! {
+            ended = self.resequence() => panic!("it ended: {ended:?}"),
+            done = done => done,
+        }
+    }
+
+    async fn append(&self, to: &Topic, batch: Batch) {
+        self.log.append(&to.partition(LANE), batch).await.expect("no faults").await.expect("no faults");
+    }
+
+    async fn send(&self, bodies: &[&str]) {
+        let mut builder = BatchBuilder::default();
+        bodies.iter().for_each(|body| builder.push(None, Some(body.as_bytes()), |_| {}));
+        self.append(&self.topics.input, builder.finish()).await;
+    }
+
+    /// Answers the messages at these offsets with their own bodies.
+    async fn answer(&self, offsets: &[u64]) {
+        let input = self.read(&self.topics.input).await;
+        let mut builder = BatchBuilder::default();
+        for record in input.iter().flatten().filter(|record| offsets.contains(&record.offset.0)) {
+            let source = Source { lane: LANE, offset: record.offset };
+            let headers = ResultHeaders { round: Round(0), ..ResultHeaders::new(source, check(&record), Status::Done) };
+            builder.push(None, record.value, |to| headers.encode(to));
+        }
+        self.append(&self.topics.results, builder.finish()).await;
+    }
+
+    async fn accept(&self) {
+        let verb = Verb { lane: 0, action: Action::Accept, reason: "a test".to_owned(), by: "me".to_owned() };
+        let mut builder = BatchBuilder::default();
+        let value = serde_json::to_vec(&verb).expect("verbs are JSON");
+        builder.push(None, Some(&value), |to| to.put(Name::Kind, VERB));
+        self.append(&self.topics.control, builder.finish()).await;
+    }
+
+    async fn read(&self, topic: &Topic) -> Vec<Batch> {
+        all(&self.log, &topic.partition(LANE)).await
+    }
+
+    /// The outputs: sequence, source offset and body.
+    async fn outputs(&self) -> Vec<(u64, u64, String)> {
+        let read = self.read(&self.topics.destinations["default"]).await;
+        let output = |record: seriatim::record::RecordRef<'_>| {
+            let from = OutputHeaders::decode(record.headers).expect("the resequencer's own");
+            let body = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+            (from.sequence.0, from.source.offset.0, body)
+        };
+        read.iter().flatten().map(output).collect()
+    }
+
+    async fn has_outputs(&self, count: usize) {
+        while self.outputs().await.len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn is_halted(&self) -> String {
+        loop {
+            let live = live::lane(&self.log, &self.topics, &Options::default(), LANE).await.expect("it can be read");
+            if let Some(reason) = live.and_then(|live| live.cursor.halted) {
+                return reason;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn all(log: &Memory, of: &TopicPartition) -> Vec<Batch> {
+    let bounds = log.bounds(of).await.expect("no faults");
+    let mut reader = log.read(of, bounds.start, Visibility::Durable, 1 << 20).await.expect("no faults");
+    let mut batches = Vec::new();
+    while reader.position() < bounds.stable_end {
+        batches.extend(reader.next().await.expect("no faults").batches);
+    }
+    batches
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_results_are_asked_for_again_at_once() {
+    let rig = Rig::new().await;
+    rig.send(&["a", "b", "c", "d"]).await;
+    rig.answer(&[0, 1, 3]).await;
+    rig.resequencing(rig.has_outputs(2)).await;
+    rig.log.recreate(&rig.topics.results);
+    let reason = rig.resequencing(rig.is_halted()).await;
+    assert!(reason.contains("made anew"), "{reason}");
+    let resent = rig
+        .resequencing(async {
+            rig.accept().await;
+            loop {
+                let work: Vec<Batch> = {
+                    let mut found = Vec::new();
+                    for partition in 0..rig.topics.work_partitions {
+                        found.extend(all(&rig.log, &rig.topics.work.partition(Partition(partition))).await);
+                    }
+                    found
+                };
+                let bodies: Vec<String> = work
+                    .iter()
+                    .flatten()
+                    .map(|record| String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned())
+                    .collect();
+                if bodies.len() >= 2 {
+                    return bodies;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    assert_eq!(resent.len(), 2, "{resent:?}");
+    assert!(resent.contains(&"c".to_owned()) && resent.contains(&"d".to_owned()), "{resent:?}");
+    rig.answer(&[2, 3]).await;
+    rig.resequencing(rig.has_outputs(4)).await;
+    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
+    assert_eq!(outputs, [(0, 0), (1, 1), (2, 2), (3, 3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_cursor_a_lane_begins_anew_only_when_told_to() {
+    let rig = Rig::new().await;
+    rig.send(&["a", "b"]).await;
+    rig.answer(&[0, 1]).await;
+    rig.resequencing(rig.has_outputs(2)).await;
+    rig.log.recreate(&rig.topics.cursors_resequence);
+    rig.accept().await;
+    // An order from before the loss was known does not end it.
+    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert_eq!(rig.outputs().await.len(), 2);
+    let lost = live::lost_cursor(&rig.log, &rig.topics, LANE).await.expect("no faults").expect("it is lost");
+    assert!(lost.contains("release again"), "{lost}");
+    rig.resequencing(async {
+        // Past the time after which the group gives a vanished owner's partitions to another.
+        tokio::time::sleep(2 * SESSION_TIMEOUT).await;
+        rig.accept().await;
+        rig.has_outputs(4).await;
+    })
+    .await;
+    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
+    assert_eq!(outputs, [(0, 0), (1, 1), (2, 0), (3, 1)], "sequence numbers go on");
+    assert_eq!(live::lost_cursor(&rig.log, &rig.topics, LANE).await.expect("no faults"), None);
+}
