@@ -33,14 +33,18 @@ fn completion(kind: Completion, window: u64) -> Vec<u64> {
 }
 
 /// Fills the window, resolves it in the given order, lets everything leave, and again.
-fn run(order: &[u64], group: impl Fn(u64) -> Group, entry: impl Fn(u64) -> u64) -> u64 {
+fn run(order: &[u64], group: impl Fn(u64) -> Option<Group>) -> u64 {
     let window = order.len() as u64;
     let mut lane = Lane::new(Window { records: window }, Resume::default());
     let mut released = 0;
     let mut base = 0;
     while base < RECORDS {
         for offset in base..base + window {
-            lane.admit(Offset(offset), &[group(offset)], entry(offset)).expect("in order");
+            match group(offset) {
+                Some(group) => lane.admit(Offset(offset), &[group], offset),
+                None => lane.admit_alone(Offset(offset), offset),
+            }
+            .expect("in order");
         }
         for at in order {
             lane.resolve(Offset(base + at)).expect("open");
@@ -76,7 +80,7 @@ fn lanes(criterion: &mut Criterion) {
         for window in [1, 1_000, 100_000] {
             let order = completion(kind, window);
             group.bench_with_input(BenchmarkId::from_parameter(window), &order, |bencher, order| {
-                bencher.iter(|| run(black_box(order), |_| Group(0), |offset| offset));
+                bencher.iter(|| run(black_box(order), |_| Some(Group(0))));
             });
         }
         group.finish();
@@ -89,12 +93,12 @@ fn scopes(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(RECORDS)).sample_size(10);
     for window in [1_000, 100_000] {
         let order = completion(Completion::Random, window);
-        let key = |offset: u64| Group((offset % 1_000).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let key = |offset: u64| Some(Group((offset % 1_000).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         group.bench_with_input(BenchmarkId::new("key", window), &order, |bencher, order| {
-            bencher.iter(|| run(black_box(order), key, |offset| offset));
+            bencher.iter(|| run(black_box(order), key));
         });
         group.bench_with_input(BenchmarkId::new("none", window), &order, |bencher, order| {
-            bencher.iter(|| run(black_box(order), Group, |offset| offset));
+            bencher.iter(|| run(black_box(order), |_| None));
         });
     }
     group.finish();

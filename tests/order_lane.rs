@@ -10,6 +10,8 @@ use seriatim::record::Offset;
 struct Record {
     offset: u64,
     groups: Vec<Group>,
+    /// Admitted as a group of its own, whatever its offset has in common with the groups of others.
+    alone: bool,
     left: Vec<bool>,
 }
 
@@ -69,15 +71,18 @@ fn groups() -> impl Strategy<Value = Vec<Vec<Group>>> {
 
 fn input() -> impl Strategy<Value = Vec<Record>> {
     let gaps = prop::collection::vec(prop_oneof![6 => Just(0_u64), 3 => 1..4_u64, 1 => Just(1_000_000)], 60);
-    (groups(), gaps).prop_map(|(groups, gaps)| {
+    let alone = prop::collection::vec(prop::bool::weighted(0.2), 60);
+    (groups(), gaps, alone).prop_map(|(groups, gaps, alone)| {
         let mut offset = 0;
-        let record = |(groups, gap): (Vec<Group>, u64)| {
+        let record = |((groups, gap), alone): ((Vec<Group>, u64), bool)| {
             offset += gap;
+            // To the oracle it has a group that nobody else has.
+            let groups = if alone { vec![Group(u64::MAX - offset)] } else { groups };
             let left = vec![false; groups.len()];
             offset += 1;
-            Record { offset: offset - 1, groups, left }
+            Record { offset: offset - 1, groups, alone, left }
         };
-        groups.into_iter().zip(gaps).map(record).collect()
+        groups.into_iter().zip(gaps).zip(alone).map(record).collect()
     })
 }
 
@@ -159,7 +164,12 @@ impl Run {
             return;
         };
         self.lane.pass_to(Offset(record.offset.saturating_sub(1).max(self.read_to)));
-        let admission = self.lane.admit(Offset(record.offset), &record.groups, record.offset).expect("in order");
+        let offset = Offset(record.offset);
+        let admission = if record.alone {
+            self.lane.admit_alone(offset, record.offset).expect("in order")
+        } else {
+            self.lane.admit(offset, &record.groups, record.offset).expect("in order")
+        };
         assert_eq!(admission == Admission::Released, record.released());
         self.read += 1;
         self.read_to = record.offset + 1;
@@ -201,7 +211,8 @@ impl Run {
     fn release(&mut self, part: Part) {
         let at = self.index(part.offset.0).expect("only records of the input leave");
         let record = &mut self.records[at];
-        assert_eq!(part.group, record.groups[part.index as usize]);
+        let group = if record.alone { Group(record.offset) } else { record.groups[part.index as usize] };
+        assert_eq!(part.group, group);
         assert!(!std::mem::replace(&mut record.left[part.index as usize], true), "{part:?} left twice");
         let entry = self.lane.release(part).expect("it was taken");
         assert_eq!(entry, record.released().then_some(record.offset));

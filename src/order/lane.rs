@@ -150,6 +150,37 @@ impl<E> Lane<E> {
     ///
     /// [`Violated`] for an offset below [`Lane::read_to`] and for 0 or more than 64 parts.
     pub fn admit(&mut self, offset: Offset, groups: &[Group], entry: E) -> Result<Admission, Violated> {
+        let (ordinal, left) = self.take_in(offset, groups, entry)?;
+        for (index, &group) in groups.iter().enumerate() {
+            if left >> index & 1 == 0 {
+                self.append_to_chain(group, Link::new(ordinal, index));
+            }
+        }
+        Ok(self.admission(ordinal))
+    }
+
+    /// As [`Lane::admit`], of a record that is a group of its own, [`Group`] of its offset: nothing
+    /// holds it back and it holds nothing back. Costs no look-up.
+    ///
+    /// # Errors
+    ///
+    /// [`Violated`] for an offset below [`Lane::read_to`].
+    pub fn admit_alone(&mut self, offset: Offset, entry: E) -> Result<Admission, Violated> {
+        let (ordinal, _) = self.take_in(offset, &[Group(offset.0)], entry)?;
+        if let Some(part) = self.slots.part_mut(Link::new(ordinal, 0)).filter(|part| part.state == State::Waiting) {
+            (part.state, part.alone) = (State::Head, true);
+        }
+        Ok(self.admission(ordinal))
+    }
+
+    fn admission(&self, ordinal: u64) -> Admission {
+        let open = self.slots.get(ordinal).is_some_and(|slot| !slot.released());
+        if open { Admission::Admitted } else { Admission::Released }
+    }
+
+    /// Gives a record its place, its parts without one in their groups; gives its ordinal and which
+    /// of its parts have left.
+    fn take_in(&mut self, offset: Offset, groups: &[Group], entry: E) -> Result<(u64, u64), Violated> {
         let next = self.read_to;
         invariant!(OffsetsIncrease, offset >= next && offset.0 < u64::MAX, "{offset} was read, {next} was next");
         invariant!(PartsInRange, (1..=MAX_PARTS).contains(&groups.len()), "{offset} has {} parts", groups.len());
@@ -161,19 +192,14 @@ impl<E> Lane<E> {
         if left == all {
             self.slots.push(offset, groups, left, None);
             self.released_at(ordinal);
-            return Ok(Admission::Released);
+            return Ok((ordinal, left));
         }
         self.slots.push(offset, groups, left, Some(entry));
         self.unreleased += 1;
         if left != 0 {
             self.begun.insert(ordinal);
         }
-        for (index, &group) in groups.iter().enumerate() {
-            if left >> index & 1 == 0 {
-                self.append_to_chain(group, Link::new(ordinal, index));
-            }
-        }
-        Ok(Admission::Admitted)
+        Ok((ordinal, left))
     }
 
     fn append_to_chain(&mut self, group: Group, link: Link) {

@@ -55,6 +55,8 @@ pub(super) struct PartSlot {
     /// The next part of the group.
     pub(super) next: Option<Link>,
     pub(super) state: State,
+    /// Whether no other record is in its group, so that no chain holds it.
+    pub(super) alone: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl<E> Slots<E> {
     pub(super) fn push(&mut self, offset: Offset, groups: &[Group], left: u64, entry: Option<E>) {
         let part = |(index, &group): (usize, &Group)| PartSlot {
             group,
+            alone: false,
             next: None,
             state: if left >> index & 1 == 1 { State::Left } else { State::Waiting },
         };

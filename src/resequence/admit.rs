@@ -75,7 +75,12 @@ impl LaneState {
             retrying: None,
             input: None,
         };
-        if self.order.admit(offset, &self.groups, entry)? == Admission::Admitted {
+        let admission = if self.groups.is_empty() {
+            self.order.admit_alone(offset, entry)?
+        } else {
+            self.order.admit(offset, &self.groups, entry)?
+        };
+        if admission == Admission::Admitted {
             if settled {
                 // It was admitted just now and has no result yet.
                 let _ = self.order.resolve(offset);

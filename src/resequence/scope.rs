@@ -30,13 +30,13 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Puts the groups of a record into `groups`. Its destinations are bits of `mask`; there are
+    /// Puts the groups of a record into `groups`; none where it is one of its own. Its destinations are bits of `mask`; there are
     /// none where it names an unknown one.
     pub(super) fn groups(&self, record: &RecordRef<'_>, mask: u64, groups: &mut Vec<Group>) {
         groups.clear();
         match self {
             Self::Lane => groups.push(Group(0)),
-            Self::None => groups.push(Group(record.offset.0)),
+            Self::None => {}
             Self::Destination if mask == 0 => named_groups(record, groups),
             Self::Destination => groups.extend(numbers(mask).map(|number| Group(number as u64))),
             Self::Key => groups.push(group_of(record.key)),

@@ -40,7 +40,10 @@ impl<E> Lane<E> {
     fn check_chains(&self) -> Result<(), Violated> {
         let mut chains: BTreeMap<Group, Vec<Link>> = BTreeMap::new();
         for link in self.links() {
-            if let Some(part) = self.slots.part(link).filter(|part| part.state != State::Left) {
+            let Some(part) = self.slots.part(link).filter(|part| part.state != State::Left) else { continue };
+            if part.alone {
+                invariant!(HeadsOnly, part.state != State::Waiting && part.next.is_none(), "{link:?} is alone");
+            } else {
                 chains.entry(part.group).or_default().push(link);
             }
         }

@@ -157,7 +157,9 @@ impl<E> Lane<E> {
     /// The head of a group has left: the next in its chain takes its place.
     fn behead(&mut self, part: Part, next: Option<Link>) {
         let Some(next) = next else {
-            self.chains.remove(&part.group);
+            if self.slots.part(part.link).is_some_and(|slot| !slot.alone) {
+                self.chains.remove(&part.group);
+            }
             return;
         };
         if let Some(chain) = self.chains.get_mut(&part.group) {
