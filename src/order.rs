@@ -2,9 +2,11 @@
 //!
 //! [`Lane`] says which record may leave when; resequence and deliver both stand on it.
 //! [`Identities`] finds duplicates, [`Watermark`] the low end of what is done, [`Backoff`],
-//! [`Breaker`] and [`Overdue`] say when to try again. Time is always handed in.
+//! [`Breaker`] and [`Overdue`] say when to try again; [`batch`] is the state machine of staggered
+//! batches. Time is always handed in.
 
 mod backoff;
+pub mod batch;
 mod bits;
 mod breaker;
 mod group;

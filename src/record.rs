@@ -6,6 +6,7 @@
 //! [`ResultHeaders`] encode and decode the `seriatim-` headers of the public contract.
 
 mod batch;
+pub mod batches;
 mod contract;
 pub mod control;
 pub mod cursor;
