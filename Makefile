@@ -33,6 +33,10 @@ node: ## Tests of the Node.js examples, where Node.js is installed
 	  cargo build --quiet; node --test examples/node/; \
 	else echo "node: nothing to test here"; fi
 
+.PHONY: kafka
+kafka: ## Apache Kafka on this machine, to try things out; says what to put into the config, Ctrl-C ends it
+	@scripts/kafka
+
 .PHONY: sim
 sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42
 	SEEDS=$(SEEDS) SEED=$(SEED) cargo test --release --test simulation -- --nocapture

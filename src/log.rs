@@ -12,6 +12,7 @@
 
 pub mod embedded;
 mod group;
+pub mod kafka;
 pub mod memory;
 
 use std::fmt;

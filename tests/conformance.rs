@@ -2,8 +2,9 @@
 //!
 //! No case assumes that offsets are dense, that anything is visible before it was acknowledged,
 //! or that anything is fast: the memory engine runs the suite a second time with holes, delays
-//! and batches put together anew, the embedded one with every read going to its store. To add an engine,
-//! add a fixture and a line to `engines!`.
+//! and batches put together anew, the embedded one with every read going to its store. Kafka is real:
+//! one broker for all cases, each with a prefix of its own. To add an engine, add a fixture and a
+//! line to `engines!`.
 
 #[path = "conformance/append.rs"]
 mod append;
@@ -15,6 +16,8 @@ mod fence;
 mod fixture;
 #[path = "conformance/group.rs"]
 mod group;
+#[path = "support/kafka.rs"]
+mod kafka_cluster;
 #[path = "conformance/read.rs"]
 mod read;
 #[path = "conformance/shape.rs"]
@@ -49,6 +52,13 @@ macro_rules! engines {
             $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 crate::$module::$case(crate::fixture::embedded_without_memory()).await;
+            })*)*
+        }
+
+        mod kafka {
+            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::fixture::kafka()).await;
             })*)*
         }
     };

@@ -86,9 +86,10 @@ pub(crate) async fn absent_is_not_empty(f: Fixture) {
 
 pub(crate) async fn headers_survive(f: Fixture) {
     let p = f.partition().await;
+    // Without zero bytes: librdkafka hands names out as C strings.
     let headers: [(&[u8], &[u8]); 6] = [
         (b"x-one", b"1"),
-        (b"\xff\xfe\x00", b"a name that is no text"),
+        (b"\xff\xfe\x01", b"a name that is no text"),
         (b"x-one", b"2"),
         (Name::Source.as_str().as_bytes(), b"0:1"),
         (b"x-empty", b""),

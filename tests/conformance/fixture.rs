@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, select_all};
 use seriatim::log::embedded::{Embedded, Options, Retention};
+use seriatim::log::kafka::{Kafka, Options as KafkaOptions};
 use seriatim::log::memory::{Delay, Faults, Memory};
 use seriatim::log::{
     Append, Barrier, Cleanup, Error, Event, Log, Membership, Reader, SESSION_TIMEOUT, Topic, TopicPartition,
     TopicShape, Visibility, Writer,
 };
 use seriatim::record::{Batch, BatchBuilder, Offset, Partition};
+
+use crate::kafka_cluster::Cluster;
 
 /// Enough for the slowest engine; a case that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +32,7 @@ pub(crate) struct Fixture {
     pub(crate) log: Arc<dyn Log>,
     /// Whether members that do not listen are replaced, and those that do not let go overruled.
     pub(crate) notices_silence: bool,
-    prefix: &'static str,
+    prefix: String,
     remove: Remove,
     _folder: Option<tempfile::TempDir>,
 }
@@ -63,7 +67,7 @@ fn of_memory(log: &Memory) -> Fixture {
     Fixture {
         log: Arc::new(log.clone()),
         notices_silence: true,
-        prefix: "conformance",
+        prefix: "conformance".to_owned(),
         remove: Box::new(remove),
         _folder: None,
     }
@@ -92,10 +96,38 @@ fn of_embedded(options: Options) -> Fixture {
     Fixture {
         log: Arc::new(log),
         notices_silence: false,
-        prefix: "conformance",
+        prefix: "conformance".to_owned(),
         remove: Box::new(remove),
         _folder: Some(folder),
     }
+}
+
+pub(crate) fn kafka() -> Fixture {
+    static CASES: AtomicUsize = AtomicUsize::new(0);
+    let properties = Cluster::shared().properties();
+    let log = Kafka::new(KafkaOptions { properties: properties.clone(), ..KafkaOptions::default() });
+    let log = log.expect("the properties are right");
+    let remove = move |of: TopicPartition, offset: Offset| delete_records(properties.clone(), of, offset).boxed();
+    Fixture {
+        log: Arc::new(log),
+        notices_silence: true,
+        prefix: format!("conformance-{}", CASES.fetch_add(1, Ordering::Relaxed)),
+        remove: Box::new(remove),
+        _folder: None,
+    }
+}
+
+/// As an operator does, or retention.
+async fn delete_records(properties: BTreeMap<String, String>, of: TopicPartition, offset: Offset) {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+    let config: rdkafka::ClientConfig = properties.into_iter().collect();
+    let admin: AdminClient<DefaultClientContext> = config.create().expect("the properties are right");
+    let mut list = rdkafka::TopicPartitionList::new();
+    let number = i32::try_from(of.partition.0).expect("it is small");
+    let offset = rdkafka::Offset::Offset(i64::try_from(offset.0).expect("it is small"));
+    list.add_partition_offset(of.topic.as_str(), number, offset).expect("it is a valid offset");
+    admin.delete_records(&list, &AdminOptions::new()).await.expect("the records are there");
 }
 
 impl Fixture {
@@ -105,10 +137,15 @@ impl Fixture {
     }
 
     pub(crate) async fn topic_of(&self, name: &str, partitions: u32, cleanup: Cleanup) -> Topic {
-        let topic = Topic::from(format!("{}.{name}", self.prefix));
+        let topic = self.name(name);
         let shape = TopicShape { partitions, cleanup };
         soon(self.log.ensure(&[(topic.clone(), shape)])).await.expect("it can be made");
         topic
+    }
+
+    /// The name of a topic of this case.
+    pub(crate) fn name(&self, name: &str) -> Topic {
+        Topic::from(format!("{}.{name}", self.prefix))
     }
 
     /// The only partition of a new topic.

@@ -1,6 +1,6 @@
 //! Topics and their shapes.
 
-use seriatim::log::{Cleanup, Error, Topic, TopicShape};
+use seriatim::log::{Cleanup, Error, TopicShape};
 use seriatim::record::Partition;
 
 use crate::fixture::{Fixture, keyed, soon};
@@ -13,7 +13,7 @@ pub(crate) async fn topics_have_the_shape_they_were_given(f: Fixture) {
         let shape = soon(f.log.shape(&topic)).await.expect("the log is there");
         assert_eq!(shape, Some(TopicShape { partitions, cleanup }));
     }
-    assert_eq!(soon(f.log.shape(&Topic::from("conformance.none"))).await.expect("the log is there"), None);
+    assert_eq!(soon(f.log.shape(&f.name("none"))).await.expect("the log is there"), None);
 }
 
 pub(crate) async fn ensuring_again_changes_nothing(f: Fixture) {
@@ -40,9 +40,8 @@ pub(crate) async fn another_number_of_partitions_is_refused(f: Fixture) {
 }
 
 pub(crate) async fn many_topics_at_once(f: Fixture) {
-    let wanted: Vec<_> = (1..=12)
-        .map(|n| (Topic::from(format!("conformance.{n}")), TopicShape { partitions: n, cleanup: Cleanup::Delete }))
-        .collect();
+    let wanted: Vec<_> =
+        (1..=12).map(|n| (f.name(&n.to_string()), TopicShape { partitions: n, cleanup: Cleanup::Delete })).collect();
     soon(f.log.ensure(&wanted)).await.expect("they can be made");
     for (topic, shape) in wanted {
         let last = topic.partition(Partition(shape.partitions - 1));

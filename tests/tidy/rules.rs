@@ -39,6 +39,9 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 const STAGE: &[&str] = &["record", "metrics", "log", "topics", "order", "takeover"];
 
+/// The only file that may hold code which the compiler cannot check.
+const CALLS_C: &str = "src/log/kafka/native.rs";
+
 /// Crates of Cargo.toml that the pure core may use; std apart.
 const OF_ORDER: [&str; 2] = ["bytes", "thiserror"];
 
@@ -90,6 +93,12 @@ pub(crate) const RULES: &[Rule] = &[
         check: banned,
         broken_by: ("src/work/a.rs", || "let a = b.unwrap();".to_owned()),
         kept_by: ("src/work/a.rs", "b.unwrap_or(1);\n#[cfg(test)]\nmod tests { fn a() { b.unwrap() } }"),
+    },
+    Rule {
+        name: "one file calls C",
+        check: unsafe_code,
+        broken_by: ("src/work/a.rs", || "unsafe { b() }".to_owned()),
+        kept_by: (CALLS_C, "unsafe { b() }"),
     },
     Rule {
         name: "a fixed order of selection",
@@ -181,6 +190,14 @@ fn banned(source: &Source) -> Vec<String> {
             source.uses(word).map(move |at| source.finding(at, &format!("{word} is not to be used: {reason}")))
         })
         .collect()
+}
+
+fn unsafe_code(source: &Source) -> Vec<String> {
+    if source.path == CALLS_C {
+        return vec![];
+    }
+    let found = ["unsafe", "allow(unsafe_code"].into_iter().flat_map(|word| source.uses(word));
+    found.map(|at| source.finding(at, &format!("what is unsafe is in {CALLS_C} only"))).collect()
 }
 
 fn biased(source: &Source) -> Vec<String> {

@@ -1,0 +1,179 @@
+//! A log in Apache Kafka, for more than one machine.
+//!
+//! Every kind of work has clients and threads of its own, because librdkafka's calls block: plain
+//! appends share one idempotent producer ([`append`]), readers share a few consumers that are
+//! assigned partitions by hand ([`fetcher`]), each membership is a consumer of its group that
+//! fetches nothing ([`member`]), and each claim is a transactional producer ([`writer`]). What crosses to
+//! a stage is bounded on its way.
+//!
+//! A cursor is a record, so the group's stored positions are used by workers alone. Two members of
+//! a group that claim the same partition number are told apart by the transactional id
+//! `<group>.<number>`: the one that was initialised last counts. [`claim`] says what precedes it.
+//!
+//! What Kafka does otherwise than the other engines: a header's name ends at its first zero byte,
+//! and what a reader may see does not depend on its [`Visibility`], since nothing is acknowledged
+//! before it is as durable as the cluster makes it.
+
+mod append;
+mod asker;
+mod claim;
+mod client;
+mod errors;
+mod feed;
+mod fetcher;
+mod member;
+mod native;
+mod reader;
+mod seat;
+mod standing;
+mod topics;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use self::append::Appender;
+use self::asker::{Asker, Commits};
+use self::client::Properties;
+use self::fetcher::Fetchers;
+use self::reader::KafkaReader;
+use self::seat::{KafkaSeat, Place};
+use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
+use crate::record::{Batch, Offset, Partition, Timestamp};
+
+/// The assignor of groups that only this program joins: who stays keeps what it has.
+const OWN_ASSIGNOR: &str = "cooperative-sticky";
+
+/// That of groups which clients in other languages join, who have this one, too.
+const COMMON_ASSIGNOR: &str = "roundrobin";
+
+/// How to come to the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Properties of librdkafka, `bootstrap.servers` at least. Those that decide what this engine
+    /// promises (offsets, isolation, idempotence, group and transactional ids) are not to be set.
+    pub properties: BTreeMap<String, String>,
+    /// Groups that workers in other languages join, too; they share out by `roundrobin`.
+    pub shared_groups: BTreeSet<String>,
+}
+
+/// The handle of a log in Kafka. Clones share its clients, which close in the background when the
+/// last of them and of its readers is dropped; writers and memberships have clients of their own.
+#[derive(Clone)]
+pub struct Kafka(Arc<Shared>);
+
+struct Shared {
+    properties: Properties,
+    shared_groups: BTreeSet<String>,
+    asker: Asker,
+    commits: Arc<Commits>,
+    appender: Appender,
+    fetchers: Fetchers,
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers = self.0.properties.0.get("bootstrap.servers").map_or("", String::as_str);
+        write!(f, "Kafka({servers})")
+    }
+}
+
+impl Kafka {
+    /// Makes the clients and greets the cluster, for 5 s at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] naming the property, where one is unknown, wrong or not to be set;
+    /// [`Error::Unavailable`] where no broker answers.
+    pub async fn connect(options: Options) -> Result<Self, Error> {
+        let log = Self::new(options)?;
+        log.0.asker.greet().await?;
+        Ok(log)
+    }
+
+    /// As [`Kafka::connect`], without asking whether anybody is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kafka::connect`], for properties.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let properties = Properties(options.properties);
+        if let Some(fixed) = properties.fixed() {
+            return Err(Error::Damaged(format!(
+                "log.kafka: {fixed} decides what is promised and is set by Seriatim: remove it"
+            )));
+        }
+        if !properties.0.contains_key("bootstrap.servers") {
+            return Err(Error::Damaged("log.kafka: bootstrap.servers is missing".to_owned()));
+        }
+        let commits = Arc::new(Commits::default());
+        Ok(Self(Arc::new(Shared {
+            asker: Asker::new(&properties, Arc::clone(&commits))?,
+            commits,
+            appender: Appender::new(properties.clone()),
+            fetchers: Fetchers::new(properties.clone()),
+            shared_groups: options.shared_groups,
+            properties,
+        })))
+    }
+}
+
+impl Log for Kafka {
+    fn now(&self) -> Timestamp {
+        Timestamp::system()
+    }
+
+    fn ensure<'a>(&'a self, topics: &'a [(Topic, TopicShape)]) -> BoxFuture<'a, Result<(), Error>> {
+        topics::ensure(&self.0.asker, topics).boxed()
+    }
+
+    fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
+        self.0.asker.shape(topic).boxed()
+    }
+
+    fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {
+        self.0.asker.bounds(of).boxed()
+    }
+
+    fn append<'a>(&'a self, to: &'a TopicPartition, batch: Batch) -> BoxFuture<'a, Result<Appending, Error>> {
+        self.0.appender.append(to, batch).boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        of: &'a TopicPartition,
+        from: Offset,
+        _: Visibility,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Box<dyn Reader>, Error>> {
+        async move {
+            // A partition that does not exist would be waited for.
+            self.0.asker.exists(of).await?;
+            let reader = KafkaReader::new(Arc::clone(&self.0), of.clone(), from, max_bytes);
+            Ok(Box::new(reader) as Box<dyn Reader>)
+        }
+        .boxed()
+    }
+
+    fn join<'a>(
+        &'a self,
+        group: &'a str,
+        topics: &'a [Topic],
+        member: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Membership>, Error>> {
+        async move {
+            for topic in topics {
+                self.0.asker.exists(&topic.partition(Partition(0))).await?;
+            }
+            let assignor = if self.0.shared_groups.contains(group) { COMMON_ASSIGNOR } else { OWN_ASSIGNOR };
+            let place = Place { group, topics, member, assignor };
+            let seat = KafkaSeat::join(&self.0.properties, &self.0.commits, place)?;
+            Ok(Box::new(seat) as Box<dyn Membership>)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,247 @@
+//! Plain appends: one idempotent producer for the process, and a thread that takes its reports.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::client::{Properties, log_line};
+use super::errors::{Meaning, meaning, of_append};
+use super::native::{Kind, Polled, Producer, Reports};
+use crate::log::{Appending, Error, Offsets, TopicPartition};
+use crate::record::{Batch, Offset};
+
+/// Bytes that wait for their reports, over all partitions; beyond that appends wait for room.
+const ROOM: usize = 64 << 20;
+
+/// What a record takes of it besides its bytes, about as much as librdkafka's own account of it.
+const PER_RECORD: usize = 128;
+
+/// How long an append waits for room before it is refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the reports' thread waits at once: it looks then whether it is still needed.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Appends on behalf of a whole process.
+pub(super) struct Appender {
+    properties: Properties,
+    room: Arc<Semaphore>,
+    /// Held while a batch is put into the queue, so that batches do not mingle.
+    current: Mutex<Option<Arc<Plain>>>,
+}
+
+impl Appender {
+    pub(super) fn new(properties: Properties) -> Self {
+        Self { properties, room: Arc::new(Semaphore::new(ROOM)), current: Mutex::default() }
+    }
+
+    pub(super) async fn append(&self, to: &TopicPartition, batch: Batch) -> Result<Appending, Error> {
+        if batch.is_empty() {
+            return Ok(async { Ok(Offsets::default()) }.boxed());
+        }
+        let largest = self.properties.largest_record();
+        if let Some(record) = batch.iter().find(|record| record.size() > largest) {
+            return Err(too_large(to, record.size(), largest));
+        }
+        let bytes = (batch.frame().len() + batch.len() * PER_RECORD).min(ROOM);
+        let bytes = u32::try_from(bytes).expect("all the room is less than 4 GiB");
+        let waiting = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let room = match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(room) => room.expect("the semaphore is never closed"),
+            Err(_) => return Err(Error::Unavailable(format!("{to}: Kafka is slower than what is to be appended"))),
+        };
+        let answer = self.enqueue(to, &batch, room)?;
+        Ok(async move { answer.await.unwrap_or_else(|_| Err(Error::Unknown("the producer was closed".to_owned()))) }
+            .boxed())
+    }
+
+    fn enqueue(
+        &self,
+        to: &TopicPartition,
+        batch: &Batch,
+        room: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<Offsets, Error>>, Error> {
+        let mut current = self.current.lock().expect("no holder of this lock panics");
+        if current.as_ref().is_some_and(|plain| plain.failed.load(Ordering::Acquire)) {
+            tracing::warn!("the producer of plain appends has failed for good and is made anew");
+            *current = None;
+        }
+        let plain = match &*current {
+            Some(plain) => plain,
+            None => current.insert(Plain::start(&self.properties)?),
+        };
+        plain.enqueue(to, batch, room)
+    }
+}
+
+fn too_large(at: &TopicPartition, size: usize, largest: usize) -> Error {
+    let reason = format!("a record of {size} bytes is larger than the {largest} that message.max.bytes allows");
+    Error::Rejected { at: at.clone(), reason }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        if let Some(plain) = self.current.get_mut().expect("no holder of this lock panics").take() {
+            plain.closing.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// One producer, its batches under way, and whether it is of any use still.
+struct Plain {
+    producer: Polled<Producer>,
+    pending: Mutex<Pending>,
+    /// After this error of the producer, which another one has to be made for.
+    failed: AtomicBool,
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pending {
+    next: usize,
+    batches: BTreeMap<usize, Waiting>,
+}
+
+struct Waiting {
+    to: TopicPartition,
+    /// Records without a report.
+    left: usize,
+    written: Vec<u64>,
+    error: Option<Code>,
+    reply: oneshot::Sender<Result<Offsets, Error>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Plain {
+    fn start(properties: &Properties) -> Result<Arc<Self>, Error> {
+        let plain = Arc::new(Self {
+            producer: properties.appending()?,
+            pending: Mutex::default(),
+            failed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        });
+        let polling = Arc::clone(&plain);
+        std::thread::Builder::new()
+            .name("kafka-append".to_owned())
+            .spawn(move || polling.serve())
+            .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(plain)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().expect("no holder of this lock panics")
+    }
+
+    fn enqueue(
+        &self,
+        to: &TopicPartition,
+        batch: &Batch,
+        room: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<Offsets, Error>>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let topic = CString::new(to.topic.as_str()).map_err(|_| of_append(Code::InvalidTopic, to))?;
+        let partition = i32::try_from(to.partition.0).map_err(|_| of_append(Code::UnknownPartition, to))?;
+        // Entered first: the report of the first record may come before the last one is in the queue.
+        let id = {
+            let mut pending = self.lock();
+            let id = pending.next;
+            pending.next += 1;
+            let written = Vec::with_capacity(batch.len());
+            let waiting = Waiting { to: to.clone(), left: batch.len(), written, error: None, reply, _room: room };
+            pending.batches.insert(id, waiting);
+            id
+        };
+        for (index, record) in batch.iter().enumerate() {
+            let Err(code) = self.producer.produce(&topic, partition, &record, id) else { continue };
+            self.note_failure(code);
+            if index == 0 {
+                self.lock().batches.remove(&id);
+                return Err(match meaning(code) {
+                    Meaning::Refused => of_append(code, to),
+                    _ => Error::Unavailable(format!("{to}: {code}")),
+                });
+            }
+            self.lock().report(id, batch.len() - index, Err(code));
+            break;
+        }
+        Ok(answer)
+    }
+
+    /// Takes reports until the producer is of no more use and nothing is under way.
+    fn serve(&self) {
+        loop {
+            if let Some(event) = self.producer.poll(POLL) {
+                match event.kind() {
+                    Kind::Reports(reports) => self.lock().take(reports),
+                    Kind::Failed { code, fatal, reason, .. } => {
+                        tracing::debug!(%code, fatal, reason, "plain appends");
+                    }
+                    Kind::Log { level, text } => log_line(level, &text),
+                    Kind::Record(_) | Kind::Rebalance { .. } | Kind::Other => {}
+                }
+            }
+            if let Some(code) = self.producer.fatal() {
+                self.note_failure(code);
+            }
+            let over = self.closing.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire);
+            if over && self.lock().batches.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn note_failure(&self, code: Code) {
+        if code == Code::Fatal || self.producer.fatal().is_some() {
+            self.failed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Pending {
+    fn take(&mut self, reports: Reports<'_>) {
+        reports.each(|id, outcome| self.report(id, 1, outcome));
+    }
+
+    fn report(&mut self, id: usize, count: usize, outcome: Result<u64, Code>) {
+        let Some(waiting) = self.batches.get_mut(&id) else { return };
+        waiting.left -= count.min(waiting.left);
+        match outcome {
+            Ok(offset) => waiting.written.push(offset),
+            Err(code) => {
+                // One record in doubt puts the batch in doubt.
+                let certain = |code| matches!(meaning(code), Meaning::Refused | Meaning::Unsent);
+                if waiting.error.is_none_or(|known| certain(known) && !certain(code)) {
+                    waiting.error = Some(code);
+                }
+            }
+        }
+        if waiting.left == 0 {
+            let Some(waiting) = self.batches.remove(&id) else { return };
+            // Who dropped the acknowledgement does not want to know.
+            drop(waiting.reply.send(outcome_of(&waiting.to, &waiting.written, waiting.error)));
+        }
+    }
+}
+
+fn outcome_of(to: &TopicPartition, written: &[u64], error: Option<Code>) -> Result<Offsets, Error> {
+    match error {
+        None => Ok(offsets(written)),
+        Some(code) if written.is_empty() => Err(of_append(code, to)),
+        Some(code) => Err(Error::Unknown(format!("{to}: {} records were written, then {code}", written.len()))),
+    }
+}
+
+/// The offsets in the order of the records: an idempotent producer writes them in order.
+pub(super) fn offsets(of: &[u64]) -> Offsets {
+    let mut sorted = of.to_vec();
+    sorted.sort_unstable();
+    let mut offsets = Offsets::default();
+    sorted.into_iter().for_each(|offset| offsets.push(Offset(offset)));
+    offsets
+}

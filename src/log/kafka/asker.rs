@@ -1,0 +1,181 @@
+//! Questions to the cluster: what topics are like, where partitions end. They block, so they are
+//! asked on threads that may.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::time::Instant;
+
+use super::client::{Context, Properties};
+use super::errors::{code, of_question};
+use super::native::Consumer;
+use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
+use crate::record::{Offset, Partition};
+
+/// How long an answer is waited for: less than a session, so that who asks stays a member.
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long the markers of a commit are waited for, and how often they are looked for: they take
+/// milliseconds, unless their broker goes just then.
+const MARKERS: Duration = Duration::from_secs(2);
+const MARKER: Duration = Duration::from_millis(2);
+
+/// So many of librdkafka's own events are taken before each question; it has few.
+const EVENTS: usize = 100;
+
+/// Clients for questions.
+pub(super) struct Asker {
+    /// Its partitions end where open transactions begin.
+    committed: Arc<Consumer>,
+    uncommitted: Arc<Consumer>,
+    pub(super) admin: AdminClient<Context>,
+    commits: Arc<Commits>,
+}
+
+/// Up to where the writers of this process have committed.
+///
+/// A commit is acknowledged when the coordinator has decided it; its markers, which let readers
+/// pass, are written a little later. What was acknowledged here has to be below the stable end.
+#[derive(Default)]
+pub(super) struct Commits(Mutex<BTreeMap<TopicPartition, Offset>>);
+
+impl Commits {
+    pub(super) fn note(&self, partition: &TopicPartition, next: Offset) {
+        self.lock().insert(partition.clone(), next);
+    }
+
+    fn of(&self, partition: &TopicPartition) -> Offset {
+        self.lock().get(partition).copied().unwrap_or(Offset::ZERO)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Offset>> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Asker {
+    pub(super) fn new(properties: &Properties, commits: Arc<Commits>) -> Result<Self, Error> {
+        Ok(Self {
+            commits,
+            committed: Arc::new(properties.asking("read_committed")?),
+            uncommitted: Arc::new(properties.asking("read_uncommitted")?),
+            admin: properties.administering()?,
+        })
+    }
+
+    /// Whether the cluster answers at all.
+    pub(super) async fn greet(&self) -> Result<(), Error> {
+        let client = Arc::clone(&self.committed);
+        blocking(move || {
+            take_events(&client);
+            let found = client.client().fetch_cluster_id(ANSWER).is_some();
+            found.then_some(()).ok_or_else(|| Error::Unavailable("no Kafka broker answers".to_owned()))
+        })
+        .await
+    }
+
+    pub(super) async fn bounds(&self, of: &TopicPartition) -> Result<Bounds, Error> {
+        let committed = self.commits.of(of);
+        let deadline = Instant::now() + MARKERS;
+        loop {
+            let bounds = self.bounds_now(of).await?;
+            if bounds.stable_end >= committed || Instant::now() >= deadline {
+                return Ok(bounds);
+            }
+            tokio::time::sleep(MARKER).await;
+        }
+    }
+
+    async fn bounds_now(&self, of: &TopicPartition) -> Result<Bounds, Error> {
+        let (committed, uncommitted, of) = (Arc::clone(&self.committed), Arc::clone(&self.uncommitted), of.clone());
+        blocking(move || {
+            // In this order: what is stable was written before.
+            let (start, stable_end) = watermarks(&committed, &of)?;
+            let (_, end) = watermarks(&uncommitted, &of)?;
+            Ok(Bounds { start, stable_end, end: end.max(stable_end) })
+        })
+        .await
+    }
+
+    /// How many partitions there are, `None` where there is no such topic.
+    pub(super) async fn partitions(&self, topic: &Topic) -> Result<Option<u32>, Error> {
+        let (client, topic) = (Arc::clone(&self.committed), topic.clone());
+        blocking(move || {
+            take_events(&client);
+            let at = topic.partition(Partition(0));
+            let metadata =
+                client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(|e| of_question(code(&e), &at))?;
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
+                return Ok(None);
+            };
+            match found.error().map(Code::from) {
+                None | Some(Code::NoError) => Ok(u32::try_from(found.partitions().len()).ok()),
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
+                Some(other) => Err(of_question(other, &at)),
+            }
+        })
+        .await
+    }
+
+    /// Whether there is such a partition.
+    pub(super) async fn exists(&self, of: &TopicPartition) -> Result<(), Error> {
+        let partitions = self.partitions(&of.topic).await?.unwrap_or(0);
+        if of.partition.0 < partitions { Ok(()) } else { Err(of_question(Code::UnknownTopicOrPartition, of)) }
+    }
+
+    /// What a topic is like; settings that are not given for it are the broker's.
+    pub(super) async fn shape(&self, topic: &Topic) -> Result<Option<TopicShape>, Error> {
+        let Some(partitions) = self.partitions(topic).await? else { return Ok(None) };
+        let settings = self.settings(topic, &["cleanup.policy", "retention.ms", "retention.bytes"]).await?;
+        let cleanup = match settings.as_slice() {
+            [policy, _, _] if policy.contains("compact") => Cleanup::Compact,
+            [_, age, bytes] if age == "-1" && bytes == "-1" => Cleanup::Keep,
+            _ => Cleanup::Delete,
+        };
+        Ok(Some(TopicShape { partitions, cleanup }))
+    }
+
+    /// The values of a topic's settings, in this order; empty where the broker has none of the name.
+    pub(super) async fn settings(&self, topic: &Topic, names: &[&str]) -> Result<Vec<String>, Error> {
+        let at = topic.partition(Partition(0));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let found = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic.as_str())], &options).await;
+        let found = found.map_err(|e| of_question(code(&e), &at))?;
+        let resource = match found.into_iter().next() {
+            Some(resource) => resource.map_err(|code| of_question(code, &at))?,
+            None => return Err(Error::Unavailable(format!("{topic}: the broker does not tell its settings"))),
+        };
+        let value = |name: &&str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        Ok(names.iter().map(value).collect())
+    }
+}
+
+fn watermarks(client: &Consumer, of: &TopicPartition) -> Result<(Offset, Offset), Error> {
+    take_events(client);
+    let number = i32::try_from(of.partition.0).map_err(|_| of_question(Code::UnknownPartition, of))?;
+    let (low, high) =
+        client.fetch_watermarks(of.topic.as_str(), number, ANSWER).map_err(|e| of_question(code(&e), of))?;
+    let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| of_question(Code::OffsetNotAvailable, of));
+    Ok((offset(low)?, offset(high)?))
+}
+
+/// Nobody polls these clients otherwise, and their events would pile up.
+fn take_events(client: &Consumer) {
+    for _ in 0..EVENTS {
+        if client.poll(Duration::ZERO).is_none() {
+            return;
+        }
+    }
+}
+
+/// Does what blocks where it may. A caller that is dropped does not stop it.
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(call).await;
+    done.unwrap_or_else(|e| Err(Error::Unknown(format!("a call to Kafka was cut off: {e}"))))
+}

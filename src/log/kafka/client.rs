@@ -1,0 +1,210 @@
+//! How each kind of client is configured, and where librdkafka's own words go.
+
+use std::collections::BTreeMap;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use super::native::{Consumer, Polled, Producer};
+use crate::log::Error;
+
+/// Properties that decide what the engine promises; a config that sets one is refused.
+const FIXED: &[&str] = &[
+    "acks",
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "isolation.level",
+    "partition.assignment.strategy",
+    "request.required.acks",
+    "transactional.id",
+];
+
+/// For every client; the config may say otherwise.
+const COMMON: &[(&str, &str)] = &[
+    ("client.id", "seriatim"),
+    // Noticed within a session, so that a frozen broker does not cost an ownership.
+    ("socket.timeout.ms", "10000"),
+    ("socket.nagle.disable", "true"),
+    ("allow.auto.create.topics", "false"),
+    // A broker that was away is tried again soon: take-overs wait for it.
+    ("reconnect.backoff.ms", "50"),
+    ("reconnect.backoff.max.ms", "1000"),
+];
+
+/// The properties that the configuration gives.
+#[derive(Clone, Debug)]
+pub(super) struct Properties(pub(super) BTreeMap<String, String>);
+
+impl Properties {
+    /// The first property that is not the configuration's to set.
+    pub(super) fn fixed(&self) -> Option<&str> {
+        self.0.keys().map(String::as_str).find(|key| FIXED.contains(key))
+    }
+
+    /// Defaults, then what the configuration says, then what has to be.
+    fn client(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Warning);
+        for (key, value) in COMMON.iter().chain(defaults) {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.0 {
+            config.set(key, value);
+        }
+        for (key, value) in fixed {
+            config.set(*key, *value);
+        }
+        config
+    }
+
+    /// For questions: metadata, where partitions end. Never reads.
+    pub(super) fn asking(&self, isolation: &str) -> Result<Consumer, Error> {
+        let config = self.client(&[], &[("isolation.level", isolation), ("enable.auto.commit", "false")]);
+        config.create_with_context(Context).map_err(|e| refused(&e))
+    }
+
+    /// For creating topics and looking at their settings.
+    pub(super) fn administering(&self) -> Result<rdkafka::admin::AdminClient<Context>, Error> {
+        use rdkafka::config::FromClientConfigAndContext as _;
+        let config = self.client(&[], &[]);
+        rdkafka::admin::AdminClient::from_config_and_context(&config, Context).map_err(|e| refused(&e))
+    }
+
+    /// For reading committed records of partitions that are assigned by hand.
+    pub(super) fn reading(&self) -> Result<Polled<Consumer>, Error> {
+        let defaults = [
+            // A partition that is added waits for the fetch under way, and an end is told after it.
+            ("fetch.wait.max.ms", "50"),
+            ("fetch.queue.backoff.ms", "20"),
+            ("fetch.error.backoff.ms", "100"),
+            ("queued.min.messages", "10000"),
+            ("queued.max.messages.kbytes", "8192"),
+            ("fetch.max.bytes", "8388608"),
+            ("check.crcs", "true"),
+        ];
+        // librdkafka assigns partitions only within a group; nothing is ever stored for this one.
+        let fixed = [
+            ("group.id", "seriatim-reader"),
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+        ];
+        polled(&self.client(&defaults, &fixed))
+    }
+
+    /// For a place in a group. What it is assigned is read elsewhere, so it fetches next to nothing.
+    pub(super) fn joining(&self, group: &str, member: &str, assignor: &str) -> Result<Polled<Consumer>, Error> {
+        let session = crate::log::SESSION_TIMEOUT.as_millis().to_string();
+        let defaults = [
+            ("session.timeout.ms", session.as_str()),
+            ("heartbeat.interval.ms", "1500"),
+            // Who does not listen is let go of by this engine; this is for a thread that hangs.
+            ("max.poll.interval.ms", "30000"),
+            ("queued.min.messages", "1"),
+            ("queued.max.messages.kbytes", "64"),
+            ("fetch.message.max.bytes", "1024"),
+        ];
+        let fixed = [
+            ("client.id", member),
+            ("group.id", group),
+            ("group.protocol", "classic"),
+            ("partition.assignment.strategy", assignor),
+            ("auto.offset.reset", "latest"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+        ];
+        polled(&self.client(&defaults, &fixed))
+    }
+
+    /// For plain appends.
+    pub(super) fn appending(&self) -> Result<Polled<Producer>, Error> {
+        let defaults = [
+            ("linger.ms", "1"),
+            ("delivery.timeout.ms", "30000"),
+            // Room is counted by the engine, in bytes and before a batch begins.
+            ("queue.buffering.max.messages", "0"),
+            ("message.max.bytes", LARGEST),
+        ];
+        polled(&self.client(&defaults, &[("enable.idempotence", "true")]))
+    }
+
+    /// For the atomic commits of one control partition.
+    pub(super) fn committing(&self, transactional_id: &str) -> Result<Polled<Producer>, Error> {
+        let defaults = [
+            ("linger.ms", "1"),
+            // A zombie's open transaction holds up its partitions' readers for so long at most.
+            ("transaction.timeout.ms", "10000"),
+            ("delivery.timeout.ms", "8000"),
+            ("message.max.bytes", LARGEST),
+            ("queue.buffering.max.messages", "0"),
+            ("queue.buffering.max.kbytes", "131072"),
+        ];
+        polled(&self.client(&defaults, &[("transactional.id", transactional_id), ("enable.idempotence", "true")]))
+    }
+
+    /// The largest record that a producer takes; what a topic takes is the broker's to say.
+    pub(super) fn largest_record(&self) -> usize {
+        let given = self.0.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+        given.unwrap_or(LARGEST.parse().expect("it is a number"))
+    }
+}
+
+/// Above any topic's limit that makes sense, so that the topic's own limit is what refuses.
+const LARGEST: &str = "67108864";
+
+fn polled<C>(config: &ClientConfig) -> Result<Polled<C>, Error>
+where
+    C: super::native::Client + rdkafka::config::FromClientConfigAndContext<Context>,
+{
+    let client = config.create_with_context(Context).map_err(|e| refused(&e))?;
+    Polled::new(client).ok_or_else(|| Error::Damaged("librdkafka made a client without a queue".to_owned()))
+}
+
+/// A client that cannot be made: its properties are wrong, and only the configuration helps.
+fn refused(error: &KafkaError) -> Error {
+    match error {
+        KafkaError::ClientConfig(_, reason, key, _) => Error::Damaged(format!("log.kafka: {key}: {reason}")),
+        other => Error::Damaged(format!("log.kafka: {other}")),
+    }
+}
+
+/// Sends librdkafka's log lines to this process's.
+pub(super) struct Context;
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level as i32, &format!("{facility} {line}"));
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// Levels as of syslog. Its warnings are about brokers that come and go, which is no news to whoever
+/// watches the metrics, and about properties that are for other kinds of clients.
+pub(super) fn log_line(level: i32, line: &str) {
+    match level {
+        0..=2 => tracing::error!(target: "librdkafka", "{line}"),
+        3 => tracing::warn!(target: "librdkafka", "{line}"),
+        _ => tracing::debug!(target: "librdkafka", "{line}"),
+    }
+}

@@ -1,0 +1,118 @@
+//! A partition being read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::Shared;
+use super::errors::{Meaning, meaning, of_question};
+use super::feed::{Feed, Found};
+use super::fetcher::Place;
+use crate::log::{Error, Fetched, Reader, TopicPartition};
+use crate::record::Offset;
+
+/// A partition that gives nothing for so long is looked at: is there really nothing more?
+const WATCH: Duration = Duration::from_secs(30);
+
+/// Fetches nothing before it is first asked, so that its first answer is of then.
+pub(super) struct KafkaReader {
+    shared: Arc<Shared>,
+    feed: Arc<Feed>,
+    max_bytes: usize,
+    place: Option<Place>,
+}
+
+impl KafkaReader {
+    pub(super) fn new(shared: Arc<Shared>, of: TopicPartition, from: Offset, max_bytes: usize) -> Self {
+        Self { shared, feed: Arc::new(Feed::new(of, from, max_bytes)), max_bytes, place: None }
+    }
+
+    async fn fetch(&mut self) -> Result<Fetched, Error> {
+        loop {
+            let place = match self.place {
+                Some(place) => place,
+                None => *self.place.insert(self.shared.fetchers.attach(&self.feed)?),
+            };
+            match self.feed.take() {
+                (Found::Some(found), resume) => {
+                    if resume {
+                        self.shared.fetchers.resume(place, &self.feed);
+                    }
+                    return Ok(found);
+                }
+                (Found::Failed(code), _) => {
+                    let error = self.why(code).await?;
+                    self.begin_anew();
+                    return Err(error);
+                }
+                (Found::Nothing, _) => {
+                    if tokio::time::timeout(WATCH, self.feed.changed.notified()).await.is_err() {
+                        self.watch(place).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What has become of the position, where the code alone does not say.
+    async fn why(&self, code: rdkafka::types::RDKafkaErrorCode) -> Result<Error, Error> {
+        let of = &self.feed.of;
+        match meaning(code) {
+            Meaning::OutOfRange => {}
+            Meaning::Broken => return Ok(Error::Damaged(format!("{of} at {}: {code}", self.position()))),
+            _ => return Ok(of_question(code, of)),
+        }
+        let (bounds, wanted) = (self.shared.asker.bounds(of).await?, self.position());
+        Ok(if wanted < bounds.start {
+            Error::Lost { at: of.clone(), wanted, start: bounds.start }
+        } else if wanted > bounds.end {
+            let end = bounds.end;
+            Error::Damaged(format!("{of}: position {wanted} lies beyond the log's end at {end}; made anew?"))
+        } else {
+            Error::Unavailable(format!("{of}: {code} at {wanted}, which is within the log"))
+        })
+    }
+
+    /// The fetching of single partitions has been seen to stop in silence; then another client takes over.
+    async fn watch(&mut self, place: Place) {
+        let (of, next) = (self.feed.of.clone(), self.feed.next());
+        let behind = self.shared.asker.bounds(&of).await.is_ok_and(|bounds| bounds.stable_end > next);
+        if behind && self.feed.next() == next {
+            tracing::error!(%of, %next, "there is more but nothing was fetched, so that another client takes over");
+            self.shared.fetchers.suspect(place);
+            self.begin_anew();
+        }
+    }
+
+    /// From the position, with a buffer that nobody else still writes to.
+    fn begin_anew(&mut self) {
+        let feed = Feed::new(self.feed.of.clone(), self.position(), self.max_bytes);
+        self.detach();
+        self.feed = Arc::new(feed);
+    }
+
+    fn detach(&mut self) {
+        self.feed.close();
+        if let Some(place) = self.place.take() {
+            self.shared.fetchers.detach(place, &self.feed.of);
+        }
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+impl Reader for KafkaReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<Fetched, Error>> {
+        self.fetch().boxed()
+    }
+
+    fn position(&self) -> Offset {
+        self.feed.position()
+    }
+}

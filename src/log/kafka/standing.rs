@@ -1,0 +1,125 @@
+//! Where a member stands in its group: what it holds, what it has still to be told, whether it listens.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::log::{Error, Event, SESSION_TIMEOUT, TopicPartition};
+
+/// Shared by the seat, the thread that serves its place in the group, and its claims.
+pub(super) struct Standing {
+    pub(super) group: String,
+    state: Mutex<State>,
+    pub(super) changed: Notify,
+}
+
+struct State {
+    held: BTreeSet<TopicPartition>,
+    events: VecDeque<Event>,
+    /// The group will not have this member any more, or never would.
+    refused: Option<Error>,
+    heard: Instant,
+    /// Claims under way; what is being claimed is not let go of before.
+    claims: usize,
+}
+
+impl Standing {
+    pub(super) fn new(group: &str) -> Self {
+        let state =
+            State { held: BTreeSet::new(), events: VecDeque::new(), refused: None, heard: Instant::now(), claims: 0 };
+        Self { group: group.to_owned(), state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// Whether the partition is this member's; [`Error::Fenced`] where it is not.
+    pub(super) fn check(&self, partition: &TopicPartition) -> Result<(), Error> {
+        if self.lock().held.contains(partition) {
+            return Ok(());
+        }
+        Err(Error::Fenced(format!("{partition} is not this member's in group {}", self.group)))
+    }
+
+    /// The next thing to be told. Whoever asks, listens.
+    pub(super) fn next(&self) -> Option<Result<Event, Error>> {
+        let mut state = self.lock();
+        state.heard = Instant::now();
+        match state.events.pop_front() {
+            Some(event) => Some(Ok(event)),
+            None => state.refused.clone().map(Err),
+        }
+    }
+
+    pub(super) fn hear(&self) {
+        self.lock().heard = Instant::now();
+    }
+
+    /// Whether nobody has listened for a whole session.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.lock().heard.elapsed() > SESSION_TIMEOUT
+    }
+
+    pub(super) fn assigned(&self, partitions: Vec<TopicPartition>) {
+        let mut state = self.lock();
+        state.held.extend(partitions.iter().cloned());
+        if !partitions.is_empty() {
+            state.events.push_back(Event::Assigned(partitions));
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Says that a member has to let go; the partitions stay its own until [`Standing::let_go`].
+    pub(super) fn tell(&self, event: Event) {
+        self.lock().events.push_back(event);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn let_go(&self, partitions: &[TopicPartition]) {
+        let mut state = self.lock();
+        for partition in partitions {
+            state.held.remove(partition);
+        }
+    }
+
+    /// As [`Standing::let_go`], of what it should not have had any more.
+    pub(super) fn lose(&self, partitions: Vec<TopicPartition>) {
+        self.let_go(&partitions);
+        if !partitions.is_empty() {
+            self.tell(Event::Lost(partitions));
+        }
+    }
+
+    pub(super) fn refuse(&self, error: Error) {
+        self.lock().refused.get_or_insert(error);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_claiming(&self) -> bool {
+        self.lock().claims > 0
+    }
+
+    /// Claims are under way until what this returns is dropped.
+    pub(super) fn claiming(&self) -> Claiming<'_> {
+        self.lock().claims += 1;
+        Claiming(self)
+    }
+
+    /// Waits until there may be something to tell.
+    pub(super) async fn wait(&self, at_most: Duration) {
+        let _: Result<(), _> = tokio::time::timeout(at_most, self.changed.notified()).await;
+    }
+}
+
+pub(super) struct Claiming<'a>(&'a Standing);
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.0.lock().claims -= 1;
+    }
+}

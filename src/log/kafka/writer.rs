@@ -1,0 +1,274 @@
+//! Atomic commits: one transactional producer for each claim, on a thread of its own, because
+//! every call of a transaction blocks.
+//!
+//! After anything ambiguous a producer is dropped, never used again. The one error that a writer
+//! survives is a refused record: the transaction is aborted, and before the next commit the
+//! producer is made anew, provided that the group has not shared out its partitions since the claim,
+//! so that nobody can have claimed in between.
+
+use std::ffi::CString;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rdkafka::producer::Producer as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::util::Timeout;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::append::offsets;
+use super::asker::Commits;
+use super::claim::{Claimed, claim, position_of};
+use super::client::log_line;
+use super::errors::{Meaning, code, meaning, of_end, of_transaction};
+use super::native::{Kind, Polled, Producer};
+use crate::log::{Append, Error, Offsets, TopicPartition, Writer};
+use crate::record::Offset;
+
+/// How long the records of a transaction may take to be written: less than the transaction lives.
+const DELIVERY: Duration = Duration::from_secs(8);
+
+/// How long a call of a transaction may take that can be given up.
+pub(super) const CALL: Duration = Duration::from_secs(5);
+
+/// An idle writer looks at its client's events so often.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The handle of a writer's thread.
+pub(super) struct KafkaWriter {
+    jobs: mpsc::SyncSender<Job>,
+    control: TopicPartition,
+    /// After an error, or a commit that nobody waited for.
+    spent: bool,
+}
+
+struct Job {
+    appends: Vec<Append>,
+    /// Whether the group is to confirm the claim in the same transaction.
+    claim: bool,
+    reply: oneshot::Sender<Result<Vec<Offsets>, Error>>,
+}
+
+impl KafkaWriter {
+    pub(super) fn start(claimed: Claimed, producer: Polled<Producer>, commits: Arc<Commits>) -> Result<Self, Error> {
+        let control = claimed.control.clone();
+        // One commit at a time: the next one is given only when the last one is answered.
+        let (jobs, received) = mpsc::sync_channel(1);
+        std::thread::Builder::new()
+            .name(format!("kafka-commit-{}", control.partition))
+            .spawn(move || Committing { claimed, producer: Some(producer), commits }.run(&received))
+            .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
+        Ok(Self { jobs, control, spent: false })
+    }
+
+    async fn write(&mut self, appends: Vec<Append>, claim: bool) -> Result<Vec<Offsets>, Error> {
+        if std::mem::replace(&mut self.spent, true) {
+            return Err(Error::Fenced(format!("the writer of {} has failed before: claim anew", self.control)));
+        }
+        let (reply, answer) = oneshot::channel();
+        let gone = |_| Error::Unknown(format!("the writer of {} has ended", self.control));
+        self.jobs.try_send(Job { appends, claim, reply }).map_err(|e| gone(e.to_string()))?;
+        let result = answer.await.unwrap_or_else(|e| Err(gone(e.to_string())));
+        self.spent = !matches!(result, Ok(_) | Err(Error::Rejected { .. }));
+        result
+    }
+}
+
+impl Writer for KafkaWriter {
+    fn commit_claim(&mut self, appends: Vec<Append>) -> BoxFuture<'_, Result<Vec<Offsets>, Error>> {
+        self.write(appends, true).boxed()
+    }
+
+    fn commit(&mut self, appends: Vec<Append>) -> BoxFuture<'_, Result<Vec<Offsets>, Error>> {
+        self.write(appends, false).boxed()
+    }
+}
+
+/// What the thread has.
+struct Committing {
+    claimed: Claimed,
+    /// `None` after a transaction was aborted.
+    producer: Option<Polled<Producer>>,
+    commits: Arc<Commits>,
+}
+
+/// Where a transaction failed.
+enum Failed {
+    /// Before it was asked to commit; none of it will be seen.
+    Before(Code, TopicPartition),
+    AtEnd(Code),
+}
+
+impl Committing {
+    /// Until the handle is dropped, or a commit fails.
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            match jobs.recv_timeout(IDLE) {
+                Ok(job) => {
+                    let result = self.commit(&job.appends, job.claim);
+                    let over = !matches!(result, Ok(_) | Err(Error::Rejected { .. }));
+                    // Who dropped the future has to claim anew.
+                    drop(job.reply.send(result));
+                    if over {
+                        return;
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Some(producer) = &self.producer {
+                        take_events(producer, Duration::ZERO, |_, _| {});
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn commit(&mut self, appends: &[Append], claimed: bool) -> Result<Vec<Offsets>, Error> {
+        if !claimed && appends.iter().all(|append| append.batch.is_empty()) {
+            return Ok(vec![Offsets::default(); appends.len()]);
+        }
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
+            None => claim(&self.claimed)?,
+        };
+        let transaction = Transaction { producer: &producer, control: &self.claimed.control, appends };
+        match transaction.run(claimed.then_some(&self.claimed)) {
+            Ok(written) => {
+                for (append, written) in appends.iter().zip(&written) {
+                    written.iter().max().into_iter().for_each(|last| self.commits.note(&append.to, Offset(last + 1)));
+                }
+                self.producer = Some(producer);
+                Ok(written.iter().map(|written| offsets(written)).collect())
+            }
+            Err(Failed::Before(code, at)) => {
+                let error = of_transaction(code, &at);
+                if matches!(error, Error::Rejected { .. }) {
+                    // So that nobody waits for it to time out. Where it fails, the next claim ends it.
+                    if let Err(error) = producer.client.abort_transaction(CALL) {
+                        tracing::debug!(%error, "aborting a refused transaction");
+                    }
+                }
+                Err(error)
+            }
+            Err(Failed::AtEnd(code)) => Err(of_end(code, &self.claimed.control)),
+        }
+    }
+}
+
+struct Transaction<'a> {
+    producer: &'a Polled<Producer>,
+    control: &'a TopicPartition,
+    appends: &'a [Append],
+}
+
+/// What the reports have told.
+struct Reported {
+    written: Vec<Vec<u64>>,
+    left: usize,
+    failed: Option<(Code, usize)>,
+}
+
+impl Reported {
+    fn note(&mut self, append: usize, outcome: Result<u64, Code>) {
+        self.left = self.left.saturating_sub(1);
+        match outcome {
+            Ok(offset) => self.written[append].push(offset),
+            // A refused record is the cause of all that is taken from the queue with it.
+            Err(code) if self.failed.is_none_or(|(known, _)| meaning(known) != Meaning::Refused) => {
+                let refused = meaning(code) == Meaning::Refused;
+                if refused || self.failed.is_none() {
+                    self.failed = Some((code, append));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Transaction<'_> {
+    fn run(&self, claimed: Option<&Claimed>) -> Result<Vec<Vec<u64>>, Failed> {
+        let client = &self.producer.client;
+        client.begin_transaction().map_err(|e| self.before(code(&e)))?;
+        let deadline = Instant::now() + DELIVERY;
+        let written = self.deliver(deadline)?;
+        if let Some(claimed) = claimed {
+            let positions = position_of(self.control);
+            client
+                .send_offsets_to_transaction(&positions, &claimed.metadata, CALL)
+                .map_err(|e| self.before(code(&e)))?;
+        }
+        // Bounded by what is left of the transaction's own time-out.
+        client
+            .commit_transaction(Timeout::Never)
+            .map_err(|e| Failed::AtEnd(self.producer.fatal().unwrap_or(code(&e))))?;
+        Ok(written)
+    }
+
+    fn before(&self, code: Code) -> Failed {
+        Failed::Before(self.producer.fatal().unwrap_or(code), self.control.clone())
+    }
+
+    /// Puts all records into the queue and waits for the report of each.
+    fn deliver(&self, deadline: Instant) -> Result<Vec<Vec<u64>>, Failed> {
+        let left = self.appends.iter().map(|append| append.batch.len()).sum();
+        let written = self.appends.iter().map(|append| Vec::with_capacity(append.batch.len())).collect();
+        let mut reported = Reported { written, left, failed: None };
+        for (index, append) in self.appends.iter().enumerate() {
+            self.enqueue(index, append, &mut reported, deadline)?;
+        }
+        while reported.left > 0 && reported.failed.is_none() {
+            self.wait(&mut reported, deadline)?;
+        }
+        match reported.failed {
+            None => Ok(reported.written),
+            Some((code, append)) => Err(self.failed(code, append)),
+        }
+    }
+
+    fn enqueue(&self, index: usize, append: &Append, reported: &mut Reported, deadline: Instant) -> Result<(), Failed> {
+        let topic = CString::new(append.to.topic.as_str()).map_err(|_| self.failed(Code::InvalidTopic, index))?;
+        let number = i32::try_from(append.to.partition.0).map_err(|_| self.failed(Code::UnknownPartition, index))?;
+        for record in &append.batch {
+            while let Err(code) = self.producer.produce(&topic, number, &record, index) {
+                if code != Code::QueueFull {
+                    return Err(self.failed(code, index));
+                }
+                self.wait(reported, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, reported: &mut Reported, deadline: Instant) -> Result<(), Failed> {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        take_events(self.producer, patience.min(IDLE), |append, outcome| reported.note(append, outcome));
+        match self.producer.fatal() {
+            Some(code) => Err(Failed::Before(code, self.control.clone())),
+            None if patience.is_zero() => Err(Failed::Before(Code::OperationTimedOut, self.control.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, code: Code, append: usize) -> Failed {
+        match self.producer.fatal() {
+            Some(fatal) => Failed::Before(fatal, self.control.clone()),
+            None => Failed::Before(code, self.appends[append].to.clone()),
+        }
+    }
+}
+
+/// Waits for an event, then takes what else there is.
+fn take_events(producer: &Polled<Producer>, patience: Duration, mut see: impl FnMut(usize, Result<u64, Code>)) {
+    let mut timeout = patience;
+    while let Some(event) = producer.poll(timeout) {
+        match event.kind() {
+            Kind::Reports(reports) => reports.each(&mut see),
+            Kind::Log { level, text } => log_line(level, &text),
+            Kind::Failed { code, fatal, reason, .. } => tracing::debug!(%code, fatal, reason, "committing"),
+            Kind::Record(_) | Kind::Rebalance { .. } | Kind::Other => {}
+        }
+        timeout = Duration::ZERO;
+    }
+}
