@@ -28,10 +28,13 @@ unit: ## Tests of the library, the program and its command line
 	cargo test --quiet
 
 .PHONY: node
-node: ## Tests of the Node.js examples, where Node.js is installed
-	@if command -v node >/dev/null && compgen -G 'examples/node/*.test.js' >/dev/null; then \
-	  cargo build --quiet; node --test examples/node/; \
-	else echo "node: nothing to test here"; fi
+node: ## Tests of the Node.js package and examples, where Node.js is installed
+	@if command -v node >/dev/null; then \
+	  cargo build --quiet; \
+	  npm --prefix sdk/node ci --silent; npm --prefix sdk/node test --silent; \
+	  npm --prefix examples/node/sdk ci --silent; \
+	  node --test examples/node/*.test.js examples/node/sdk/*.test.js; \
+	else echo "node: Node.js is not installed, nothing is tested here"; fi
 
 .PHONY: kafka
 kafka: ## Apache Kafka on this machine, to try things out; says what to put into the config, Ctrl-C ends it
