@@ -84,7 +84,7 @@ impl Process {
         let ingress_options = wiring::ingress_options(config)?;
         let pushed = wiring::pushed(config)?;
         let listeners = Listeners::bind(config, roles).await?;
-        let engine = Engine::open(&config.log).await?;
+        let engine = Engine::open(config).await?;
         let topics = Arc::new(config.topics());
         engine.ensure(&topics).await?;
 

@@ -272,10 +272,12 @@ async fn a_full_disk_refuses_appends_but_lets_a_pipeline_drain() {
     let folder = tempdir().expect("a temporary folder");
     let disk = rustix::fs::statvfs(folder.path()).expect("it is there");
     let free = disk.f_bavail * disk.f_frsize;
-    let drains =
-        [Options { reserve: free * 2, ..Options::default() }, Options { max_disk: Some(1), ..Options::default() }];
+    // Less is free than is kept from intake, and more than is kept from what finishes the work.
+    let reserve = free + free / 2;
+    let drains = [Options { reserve, ..Options::default() }, Options { max_disk: Some(1), ..Options::default() }];
     for options in drains {
-        let log = open(folder.path(), options).await;
+        let intake = [partition(0).topic].into();
+        let log = open(folder.path(), Options { intake, ..options }).await;
         let refused = append(&log, &partition(0), &["a"]).await.expect_err("the disk is nearly full");
         assert!(matches!(&refused, Error::Unavailable(reason) if reason.contains("disk nearly full")), "{refused:?}");
         let mut writer = member(&log).await.claim(&partition(0)).await.expect("it is assigned");

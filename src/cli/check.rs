@@ -8,8 +8,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
+use crate::log::embedded::Embedded;
 use crate::process::config::{Address, Config};
 use crate::process::secret;
+use crate::work::jq;
 
 /// Look at the configuration and at what it names: folder, ports, files, programs
 #[derive(Debug, Args)]
@@ -56,7 +58,7 @@ enum Level {
 #[derive(Debug, Serialize)]
 struct Finding {
     level: Level,
-    key: &'static str,
+    key: String,
     reason: String,
 }
 
@@ -85,21 +87,24 @@ fn findings(config: &Config) -> Vec<Finding> {
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn error(&mut self, key: &'static str, reason: impl Into<String>) {
-        self.0.push(Finding { level: Level::Error, key, reason: reason.into() });
+    fn error(&mut self, key: impl Into<String>, reason: impl Into<String>) {
+        self.0.push(Finding { level: Level::Error, key: key.into(), reason: reason.into() });
     }
 
     fn warning(&mut self, key: &'static str, reason: impl Into<String>) {
-        self.0.push(Finding { level: Level::Warning, key, reason: reason.into() });
+        self.0.push(Finding { level: Level::Warning, key: key.to_owned(), reason: reason.into() });
     }
 
     fn log(&mut self, config: &Config) {
         let Some(folder) = config.log.folder() else {
             return self.error("log.kafka", "this build has the embedded log only; give log.embedded a folder instead");
         };
-        match writable(&folder) {
-            Ok(()) => {}
-            Err(error) => self.error("log.embedded", format!("{} cannot be written to: {error}", folder.display())),
+        if let Err(error) = writable(&folder) {
+            return self.error("log.embedded", format!("{} cannot be written to: {error}", folder.display()));
+        }
+        match Embedded::objections(&folder, &config.topics().shapes()) {
+            Ok(objections) => objections.into_iter().for_each(|reason| self.error("log.partitions", reason)),
+            Err(error) => self.error("log.embedded", error.to_string()),
         }
     }
 
@@ -114,6 +119,9 @@ impl Findings {
         if let Some(program) = work.exec.as_ref().and_then(|exec| exec.command.first()).filter(|p| find(p).is_none()) {
             self.error("work.exec.command", format!("there is no program {program}, neither as a path nor on PATH"));
         }
+        if let Some(Err(error)) = work.jq.as_deref().map(jq::compile) {
+            self.error("work.jq", error.to_string());
+        }
         let window = u64::from(config.order.window.get()) * u64::from(config.log.partitions.get());
         if window < work.concurrency.get().into() {
             let reason = format!("{window} in all lanes is below work.concurrency, which can never be reached");
@@ -122,16 +130,17 @@ impl Findings {
     }
 
     fn files(&mut self, config: &Config) {
-        let pushes = config.destinations.values().filter_map(|destination| destination.push.as_ref());
-        let secrets = pushes.filter_map(|push| push.http.secret_file.as_deref());
-        let files = secrets.map(|path| ("destinations.NAME.push.http.secret_file", path));
-        let files = files
-            .chain(config.ingress.tokens_file.as_deref().map(|path| ("ingress.tokens_file", path)))
-            .chain(config.admin.token_file.as_deref().map(|path| ("admin.token_file", path)));
-        for (key, path) in files {
-            if let Err(reason) = secret::lines(path) {
-                self.error(key, reason);
-            }
+        for (name, destination) in &config.destinations {
+            let secret = destination.push.as_ref().and_then(|push| push.http.secret_file.as_deref());
+            self.file(&format!("destinations.{name}.push.http.secret_file"), secret);
+        }
+        self.file("ingress.tokens_file", config.ingress.tokens_file.as_deref());
+        self.file("admin.token_file", config.admin.token_file.as_deref());
+    }
+
+    fn file(&mut self, key: &str, path: Option<&Path>) {
+        if let Some(Err(reason)) = path.map(secret::lines) {
+            self.error(key, reason);
         }
     }
 
@@ -181,7 +190,7 @@ fn find(program: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn found(toml: &str) -> Vec<(Level, &'static str)> {
+    fn found(toml: &str) -> Vec<(Level, String)> {
         let ports = "ingress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n";
         let config = Config::parse(&format!("{ports}{toml}"), []).expect(toml);
         findings(&config).into_iter().map(|finding| (finding.level, finding.key)).collect()
@@ -195,19 +204,43 @@ mod tests {
 
     #[test]
     fn what_would_not_start_is_an_error() {
-        assert_eq!(found("work.exec.command = ['no-such-program']"), [(Level::Error, "work.exec.command")]);
-        assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded")]);
-        assert_eq!(found("work.jq = '.'\nlog.kafka = {}"), [(Level::Error, "log.kafka")]);
-        assert_eq!(found("work.jq = '.'\nadmin.token_file = '/no/such'"), [(Level::Error, "admin.token_file")]);
+        assert_eq!(found("work.exec.command = ['no-such-program']"), [(Level::Error, "work.exec.command".to_owned())]);
+        assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded".to_owned())]);
+        assert_eq!(found("work.jq = '.foo bar'"), [(Level::Error, "work.jq".to_owned())]);
+        assert_eq!(found("work.jq = '.'\nlog.kafka = {}"), [(Level::Error, "log.kafka".to_owned())]);
+        assert_eq!(
+            found("work.jq = '.'\nadmin.token_file = '/no/such'"),
+            [(Level::Error, "admin.token_file".to_owned())]
+        );
         let push = "destinations.a.push.http = { url = 'https://a', secret_file = '/no/such' }";
-        let expected = (Level::Error, "destinations.NAME.push.http.secret_file");
+        let expected = (Level::Error, "destinations.a.push.http.secret_file".to_owned());
         assert_eq!(found(&format!("work.jq = '.'\n{push}")), [expected]);
     }
 
     #[test]
+    fn a_folder_of_something_else_or_with_other_partitions_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let config = format!("work.jq = '.'\nlog.embedded = '{}'\n", path.display());
+        assert_eq!(found(&config), []);
+        std::fs::create_dir(&path).expect("a folder");
+        std::fs::write(path.join("thesis.doc"), "").expect("a file");
+        assert_eq!(found(&config), [(Level::Error, "log.embedded".to_owned())]);
+        std::fs::remove_file(path.join("thesis.doc")).expect("it is there");
+        let log = Embedded::open(&path, crate::log::embedded::Options::default()).expect("it is empty");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let shapes = Config::parse(&config, []).expect("it is right").topics().shapes();
+        runtime.block_on(crate::log::Log::ensure(&log, &shapes)).expect("there are none yet");
+        assert_eq!(found(&config), [], "also while a process has it open");
+        let found = found(&format!("{config}log.partitions = 3"));
+        assert!(found.iter().all(|found| *found == (Level::Error, "log.partitions".to_owned())), "{found:?}");
+        assert!(!found.is_empty());
+    }
+
+    #[test]
     fn what_somebody_should_know_is_a_warning() {
-        assert_eq!(found(""), [(Level::Warning, "work")]);
-        assert_eq!(found("work.jq = '.'\norder.window = 10"), [(Level::Warning, "order.window")]);
+        assert_eq!(found(""), [(Level::Warning, "work".to_owned())]);
+        assert_eq!(found("work.jq = '.'\norder.window = 10"), [(Level::Warning, "order.window".to_owned())]);
     }
 
     #[test]

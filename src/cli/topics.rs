@@ -40,7 +40,7 @@ impl Topics {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let lines = runtime.block_on(async {
             if let Action::Apply = self.action {
-                Engine::open(&config.log).await?.ensure(&config.topics()).await?;
+                Engine::open(config).await?.ensure(&config.topics()).await?;
             }
             compare(config).await
         })?;
@@ -79,7 +79,7 @@ async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
     // Opening a folder that is not there would make it, and a plan changes nothing.
     let engine = match config.log.folder() {
         Some(folder) if !folder.exists() => None,
-        _ => Some(Engine::open(&config.log).await?),
+        _ => Some(Engine::open(config).await?),
     };
     let topics = config.topics();
     let mut lines = Vec::new();
@@ -146,7 +146,7 @@ mod tests {
         assert!(states(&two).await.iter().all(|state| *state == State::Missing));
         assert!(!folder.exists());
 
-        Engine::open(&two.log).await.expect("it opens").ensure(&two.topics()).await.expect("there are none yet");
+        Engine::open(&two).await.expect("it opens").ensure(&two.topics()).await.expect("there are none yet");
         assert!(states(&two).await.iter().all(|state| *state == State::Present));
 
         let lines = compare(&config(&folder, 3)).await.expect("nothing is in the way");

@@ -63,7 +63,7 @@ impl Verify {
             let reason = format!("there is no log in {}; --config or --url names another place", folder.display());
             return Err(Failure::new(Exit::NotFound, reason).into());
         }
-        match Engine::open(&config.log).await {
+        match Engine::open(config).await {
             Ok(engine) => self.read(&*engine.log(), config.topics()).await,
             Err(Error::Open(OpenError::InUse { .. })) => self.ask(config).await,
             Err(error) => Err(error.into()),

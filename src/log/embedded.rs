@@ -25,6 +25,7 @@ mod thread;
 mod topics;
 mod turn;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +57,13 @@ const PATIENCE: Patience = Patience { silence: None, crash: Duration::ZERO, lett
 pub struct Options {
     /// How many bytes of the newest batches stay in memory for readers, over all partitions.
     pub cache: usize,
-    /// How much disk the log may take before plain appends are refused; `None`: what there is.
+    /// The topics that bring in new work: appends to them are the first to be refused.
+    pub intake: BTreeSet<Topic>,
+    /// How much disk the log may take before intake is refused; `None`: what there is. What has
+    /// been taken in may go beyond it, so that it can be finished and then removed.
     pub max_disk: Option<u64>,
-    /// Plain appends are refused when less than this is free on the disk. A quarter of it is
-    /// kept even from commits, with which a pipeline drains.
+    /// Intake is refused when less than this is free on the disk. Half of it is kept from other
+    /// plain appends, such as results, and a quarter even from commits, with which a pipeline drains.
     pub reserve: u64,
     /// Called once, with the reason, when a write or a sync has failed. It should end the
     /// process, as the default does; if it returns, the log refuses everything from then on.
@@ -71,7 +75,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache: 64 << 20, max_disk: None, reserve: 256 << 20, on_fatal: abort, before_sync: || Ok(()) }
+        Self {
+            cache: 64 << 20,
+            intake: BTreeSet::new(),
+            max_disk: None,
+            reserve: 256 << 20,
+            on_fatal: abort,
+            before_sync: || Ok(()),
+        }
     }
 }
 
@@ -123,6 +134,21 @@ impl Embedded {
             Writing::start(&store, &topics, &folder, options).map_err(|e| lock.failed("start a thread", &e))?;
         let groups = Arc::new(Groups::new(PATIENCE));
         Ok(Self(Arc::new(Shared { writing, topics, groups, store, lock })))
+    }
+
+    /// What `ensure` would object to, were the log in `folder` opened; it may be open elsewhere.
+    /// Changes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Embedded::open`].
+    pub fn objections(folder: &Path, topics: &[(Topic, TopicShape)]) -> Result<Vec<String>, OpenError> {
+        let made = folder::look(folder)?;
+        let objection = |(topic, shape): &(Topic, TopicShape)| {
+            let found = made.get(topic.as_str())?.partitions;
+            (found != shape.partitions).then(|| topics::other_partitions(topic, folder, found, shape.partitions))
+        };
+        Ok(topics.iter().filter_map(objection).collect())
     }
 
     /// The folder it is in.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Error;
-use super::config::Log as LogConfig;
+use super::config::Config;
 use crate::log::Log;
 use crate::log::embedded::{Embedded, Options};
 use crate::topics::Topics;
@@ -21,12 +21,13 @@ impl Engine {
     /// # Errors
     ///
     /// Where this build has no such engine, or the folder is in use, foreign, damaged or out of reach.
-    pub async fn open(config: &LogConfig) -> Result<Self, Error> {
-        let Some(folder) = config.folder() else {
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let Some(folder) = config.log.folder() else {
             let reason = "this build has the embedded log only; give log.embedded a folder instead";
             return Err(Error::Unsupported { key: "log.kafka", reason });
         };
-        let options = Options { max_disk: config.max_disk.map(super::config::Size::get), ..Options::default() };
+        let max_disk = config.log.max_disk.map(super::config::Size::get);
+        let options = Options { max_disk, intake: [config.topics().input].into(), ..Options::default() };
         // Opening reads and writes files for as long as it takes, which is no work for the runtime.
         let opened = tokio::task::spawn_blocking(move || Embedded::open(folder, options)).await;
         Ok(Self { embedded: opened.expect("opening has no reason to panic, and nobody cancels it")? })

@@ -139,7 +139,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_old_goes_up_to_the_cursors_and_no_further() {
         let folder = tempfile::tempdir().expect("a folder");
-        let config = config::Log { embedded: Some(folder.path().join("log")), ..config::Log::default() };
+        let text = format!("log.embedded = '{}'", folder.path().join("log").display());
+        let config = config::Config::parse(&text, []).expect("it is right");
         let engine = Engine::open(&config).await.expect("nothing is in the way");
         let topics = Arc::new(Topics::derive("t", &["default", "pushed"], 2, 1));
         engine.ensure(&topics).await.expect("there are none yet");
@@ -152,7 +153,7 @@ mod tests {
         for Append { to, batch } in [lane_cursor(&topics), push_cursor(&topics, pushed)] {
             log.append(&to, batch).await.expect("there is room").await.expect("it is written");
         }
-        let keep = Keep { topics: topics.clone(), pushed: BTreeSet::from([pushed.clone()]), config };
+        let keep = Keep { topics: topics.clone(), pushed: BTreeSet::from([pushed.clone()]), config: config.log };
         once(&engine, &keep, Retention { age: None, bytes: Some(1) }).await.expect("the log is well");
         for (topic, expected, why) in [
             (&topics.input, [4, 0], "up to the frontier, and nothing of a lane that nobody has owned"),

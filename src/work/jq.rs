@@ -44,6 +44,15 @@ impl fmt::Debug for Jq {
     }
 }
 
+/// Whether a filter compiles.
+///
+/// # Errors
+///
+/// [`Error`] says what is wrong with the filter, and where.
+pub fn compile(filter: &str) -> Result<(), Error> {
+    filter::compile(filter).map(drop).map_err(Error)
+}
+
 impl Jq {
     /// Compiles the filter and starts the threads, one a core.
     ///
@@ -51,7 +60,7 @@ impl Jq {
     ///
     /// [`Error`] says what is wrong with the filter, and where.
     pub fn new(options: Options) -> Result<Self, Error> {
-        filter::compile(&options.filter).map_err(Error)?;
+        compile(&options.filter)?;
         let threads = Threads::start(options.filter.clone(), options.max_output);
         Ok(Self { options, threads })
     }

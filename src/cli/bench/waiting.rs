@@ -61,7 +61,7 @@ fn per_message(work: Duration, tail: Option<Tail>, messages: u64) -> impl Iterat
 
 /// Leaves the messages in the log, as they would be after an outage of the workers.
 async fn fill(config: &Config, load: &Load, messages: u64) -> anyhow::Result<()> {
-    let engine = Engine::open(&config.log).await?;
+    let engine = Engine::open(config).await?;
     let topics = config.topics();
     engine.ensure(&topics).await?;
     let (log, input) = (engine.log(), topics.input.partition(Partition(0)));

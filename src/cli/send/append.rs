@@ -60,7 +60,7 @@ pub(super) struct Appender<'a> {
 impl<'a> Appender<'a> {
     /// Opens the log and makes its topics, as a process would.
     pub(super) async fn open(config: &Config, send: &'a Send, media: String) -> anyhow::Result<Self> {
-        let engine = Engine::open(&config.log).await?;
+        let engine = Engine::open(config).await?;
         let topics = config.topics();
         engine.ensure(&topics).await?;
         let lane = send.key.as_ref().map_or(Partition(0), |key| partition_of_key(key.as_bytes(), topics.lanes));

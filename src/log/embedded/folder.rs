@@ -134,16 +134,7 @@ impl Lock {
     }
 
     pub(super) fn marker(&self) -> Result<Marker, OpenError> {
-        let text = std::fs::read(self.folder.join(MARKER)).map_err(|e| self.failed("read its marker", &e))?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|e| self.damaged(format!("{MARKER} is not JSON: {e}")))?;
-        match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format > u64::from(FORMAT) => {
-                let found = u32::try_from(format).unwrap_or(u32::MAX);
-                Err(OpenError::Newer { folder: self.folder.clone(), found })
-            }
-            _ => serde_json::from_value(value).map_err(|e| self.damaged(format!("{MARKER} cannot be read: {e}"))),
-        }
+        read_marker(&self.folder)
     }
 
     /// Replaces the marker's topics, durably and as a whole.
@@ -167,6 +158,32 @@ impl Lock {
     pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> OpenError {
         failed(&self.folder, action, io::Error::new(error.kind(), error.to_string()))
     }
+}
+
+fn read_marker(folder: &Path) -> Result<Marker, OpenError> {
+    let damaged = |reason: String| OpenError::Damaged { folder: folder.to_owned(), reason };
+    let text = std::fs::read(folder.join(MARKER)).map_err(|e| failed(folder, "read its marker", e))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| damaged(format!("{MARKER} is not JSON: {e}")))?;
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format > u64::from(FORMAT) => {
+            let found = u32::try_from(format).unwrap_or(u32::MAX);
+            Err(OpenError::Newer { folder: folder.to_owned(), found })
+        }
+        _ => serde_json::from_value(value).map_err(|e| damaged(format!("{MARKER} cannot be read: {e}"))),
+    }
+}
+
+/// The topics of the log in a folder, none where there is no log yet; whoever has it open.
+pub(super) fn look(folder: &Path) -> Result<BTreeMap<String, Shape>, OpenError> {
+    if !folder.exists() {
+        return Ok(BTreeMap::new());
+    }
+    refuse_foreign(folder)?;
+    if !folder.join(MARKER).exists() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(read_marker(folder)?.topics)
 }
 
 /// A folder without marker may hold what a process leaves that dies while it makes one, and nothing else.

@@ -11,8 +11,10 @@ use super::store::Store;
 /// How old an answer may be: a disk takes longer to fill the reserve.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// The share of the reserve that is kept even from commits.
-const LAST_RESERVE: u64 = 4;
+/// What of the reserve, as its divisor, is kept even from what finishes accepted work, and even
+/// from commits: intake stops first, so that what was taken in can come to its end.
+const WORK_RESERVE: u64 = 2;
+const COMMIT_RESERVE: u64 = 4;
 
 /// Looks at the disk now and then.
 pub(super) struct Space {
@@ -21,20 +23,21 @@ pub(super) struct Space {
     reserve: u64,
     max_disk: Option<u64>,
     looked: Option<Instant>,
-    plain: Option<String>,
+    intake: Option<String>,
+    work: Option<String>,
     commit: Option<String>,
 }
 
 impl Space {
     pub(super) fn new(folder: &Path, store: Store, reserve: u64, max_disk: Option<u64>) -> Self {
         let folder = folder.to_owned();
-        Self { folder, store, reserve, max_disk, looked: None, plain: None, commit: None }
+        Self { folder, store, reserve, max_disk, looked: None, intake: None, work: None, commit: None }
     }
 
-    /// Why no plain append can be taken, if so.
-    pub(super) fn refuses_appends(&mut self) -> Option<&str> {
+    /// Why no plain append can be taken, if so; `intake` brings in new work.
+    pub(super) fn refuses_append(&mut self, intake: bool) -> Option<&str> {
         self.look();
-        self.plain.as_deref()
+        if intake { self.intake.as_deref() } else { self.work.as_deref() }
     }
 
     /// Why not even a commit can be taken, if so.
@@ -50,8 +53,9 @@ impl Space {
         // Where the file system cannot be asked, a failing write will tell.
         let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let used = self.max_disk.map(|max| (self.store.disk_space(), max));
-        self.plain = nearly_full(free, self.reserve).or_else(|| over(used));
-        self.commit = nearly_full(free, self.reserve / LAST_RESERVE);
+        self.intake = nearly_full(free, self.reserve).or_else(|| over(used));
+        self.work = nearly_full(free, self.reserve / WORK_RESERVE);
+        self.commit = nearly_full(free, self.reserve / COMMIT_RESERVE);
         self.looked = Some(Instant::now());
     }
 }

@@ -1,6 +1,7 @@
 //! Which topics there are, and the marks of their partitions.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use fjall::Keyspace;
@@ -73,11 +74,8 @@ impl Topics {
         for (topic, shape) in topics {
             match self.shape(topic) {
                 Some(found) if found.partitions != shape.partitions => {
-                    let (folder, found, wanted) = (lock.folder().display(), found.partitions, shape.partitions);
-                    return Err(Error::Damaged(format!(
-                        "topic {topic} in {folder} has {found} partitions, not {wanted}: the number is fixed when it \
-                         is made; put {found} back, or drain and begin with a new folder"
-                    )));
+                    let (found, wanted) = (found.partitions, shape.partitions);
+                    return Err(Error::Damaged(other_partitions(topic, lock.folder(), found, wanted)));
                 }
                 Some(_) => {}
                 None => {
@@ -132,6 +130,14 @@ impl Topics {
     fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().expect("no holder of this lock panics")
     }
+}
+
+pub(super) fn other_partitions(topic: &Topic, folder: &Path, found: u32, wanted: u32) -> String {
+    let folder = folder.display();
+    format!(
+        "topic {topic} in {folder} has {found} partitions, not {wanted}: the number is fixed when it is made; put \
+         {found} back, or drain and begin with a new folder"
+    )
 }
 
 impl Known {

@@ -64,7 +64,8 @@ impl<'a> Turn<'a> {
         match op {
             Op::Append { append, room, reply } => {
                 self.room.push(room);
-                match self.thread.space.refuses_appends() {
+                let intake = self.thread.options.intake.contains(&append.to.at.topic);
+                match self.thread.space.refuses_append(intake) {
                     Some(reason) => drop(reply.send(Err(Error::Unavailable(reason.to_owned())))),
                     None => {
                         let offsets = self.place(append);

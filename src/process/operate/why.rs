@@ -119,7 +119,7 @@ fn sentence(message: &Message) -> String {
             None => format!("message {source} failed and its place is about to be taken: {error}"),
         },
         Waiting::Operator(error) => {
-            format!("message {source} failed {age} after it came (round {round}) and waits for an operator: {error}")
+            format!("message {source} came {age} ago, failed (round {round}) and waits for an operator: {error}")
         }
     }
 }

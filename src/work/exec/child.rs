@@ -23,7 +23,7 @@ use crate::work::processor::{Answer, Failure};
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_CAP: Duration = Duration::from_secs(30);
 
-/// A child that lived that long was well.
+/// A child that lived that long, or that has answered, was well.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// A process that has closed its output may take so long to end.
@@ -69,6 +69,8 @@ pub(super) struct Running {
 struct Pending {
     asks: BTreeMap<Source, Vec<oneshot::Sender<Result<Answer, Failure>>>>,
     sweep_at: usize,
+    /// Whether there was an answer ever.
+    answered: bool,
 }
 
 impl Pending {
@@ -83,6 +85,7 @@ impl Pending {
     }
 
     fn answer(&mut self, source: Source, outcome: &Result<Answer, Failure>) {
+        self.answered = true;
         for answer in self.asks.remove(&source).into_iter().flatten() {
             // Nobody waits where the attempt was given up.
             let _ = answer.send(outcome.clone());
@@ -128,11 +131,12 @@ impl Child {
             let since = Instant::now();
             let mut pending = Pending::default();
             let Err(reason) = talk(&mut running, &mut asks, &mut pending).await else { return };
+            let answered = pending.answered;
             self.status.is_up.store(false, Relaxed);
             tracing::error!(process = self.number, reason, "the worker process is broken and started anew");
             drop(running);
             pending.fail(&Failure::retry("worker-crashed", reason));
-            if since.elapsed() >= SETTLED {
+            if since.elapsed() >= SETTLED || answered {
                 pause = PAUSE;
             }
             loop {
