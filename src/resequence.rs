@@ -131,7 +131,7 @@ async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) 
         match Owner::serve(shared.clone(), seats, writer, Offset(cursor.control), &stop).await? {
             Exit::Stopped => return Ok(()),
             Exit::Restore { writer: same, cursor: last, accepted: loss } => {
-                (writer, cursor, accepted) = (same, last, loss)
+                (writer, cursor, accepted) = (same, last, loss);
             }
         }
     }
