@@ -21,7 +21,7 @@ run: ## Build it and show what it does, live
 	cargo run --release --quiet -- demo
 
 .PHONY: test
-test: lint doc unit node ## Everything that has to hold before a change goes in
+test: lint doc unit node helm ## Everything that has to hold before a change goes in
 
 .PHONY: unit
 unit: ## Tests of the library, the program and its command line
@@ -39,6 +39,20 @@ node: ## Tests of the Node.js package and examples, where Node.js is installed
 .PHONY: kafka
 kafka: ## Apache Kafka on this machine, to try things out; says what to put into the config, Ctrl-C ends it
 	@scripts/kafka
+
+# The version of Helm that is built where none is installed; Go keeps what it has built.
+HELM_MODULE := helm.sh/helm/v3/cmd/helm@v3.22.0
+HELM_TOOLS := $(CARGO_TARGET_DIR)/helm
+
+.PHONY: helm
+helm: ## Tests of the Helm chart, where Helm or Go and Python are installed
+	@helm=$$(command -v helm || echo $(HELM_TOOLS)/helm); \
+	if ! { [ -x "$$helm" ] || command -v go >/dev/null; } || ! command -v python3 >/dev/null; then \
+	  echo "helm: neither Helm nor Go with Python is installed, nothing is tested here"; exit; fi; \
+	[ -x "$$helm" ] || GOBIN=$(HELM_TOOLS) go install $(HELM_MODULE); \
+	[ -x $(HELM_TOOLS)/python/bin/python ] || python3 -m venv $(HELM_TOOLS)/python; \
+	$(HELM_TOOLS)/python/bin/pip install --quiet --disable-pip-version-check -r helm/requirements.txt; \
+	$(HELM_TOOLS)/python/bin/python helm/check.py "$$helm"
 
 .PHONY: sim
 sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42

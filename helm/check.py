@@ -1,0 +1,146 @@
+"""Lints the chart, renders it with each set of values in ci/, and checks what comes out.
+
+    python check.py [HELM]
+
+Every object against the Kubernetes schemas, strictly, so that a misspelt field is found; and what a
+schema cannot know: the restricted profile, probes, budgets, selectors that fit, secrets that exist.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import kubernetes_validate
+import yaml
+
+CHART = pathlib.Path(__file__).parent
+HELM = sys.argv[1] if len(sys.argv) > 1 else "helm"
+# The oldest that the chart takes, and the newest that the package of schemas has.
+VERSIONS = ["1.30.0", kubernetes_validate.latest_version()]
+ROLES = ["ingress", "work", "resequence", "deliver"]
+
+# Values that have to be refused, and a word of the reason.
+REFUSED = [
+    (["--set", "replicas=3"], "replicas"),
+    (["--set", "roles.worker.enabled=true"], "worker"),
+    (["--set", "drainSeconds=0"], "drainSeconds"),
+    (["--set", "defaults.replicas=two"], "replicas"),
+    (["--set", "image.digest=latest"], "digest"),
+    (["--set", "config="], "config"),
+    (["--set", "env[0].name=SERIATIM_ADMIN__LISTEN,env[0].value=x"], "env"),
+    (["--set", "roles.work.pdb.maxUnavailable=0"], "maxUnavailable"),
+    (["--set", "networkPolicy.enable=true"], "enable"),
+]
+
+
+def helm(*arguments):
+    return subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False)
+
+
+def render(version, *arguments):
+    done = helm("template", "shop", str(CHART), "--namespace", "orders", "--kube-version", version, *arguments)
+    if done.returncode != 0:
+        raise AssertionError(f"helm template: {done.stderr}")
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def name(one):
+    return f"{one['kind']}/{one['metadata']['name']}"
+
+
+def workloads(objects):
+    return [one for one in objects if one["kind"] in ("Deployment", "Job")]
+
+
+def check_pod(one, config_maps, secrets):
+    pod = one["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] and security["seccompProfile"]["type"] == "RuntimeDefault"
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False and security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+    main = pod["containers"][0]
+    mounted = {mount["name"] for mount in main["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}, "each volume is mounted, each mount is a volume"
+    env = {variable["name"]: variable.get("value") for variable in main["env"]}
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            assert volume["configMap"]["name"] in config_maps
+        if "secret" in volume:
+            assert volume["secret"]["secretName"] in secrets
+    return pod, main, env
+
+
+def check_role(one, values):
+    pod, main, env = check_pod(one, values["config_maps"], values["secrets"])
+    role = one["metadata"]["labels"]["app.kubernetes.io/component"]
+    assert main["args"] == ["run", "--role", role]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert main[probe]["httpGet"]["port"] == "admin"
+    assert main["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    drain = int(env["SERIATIM_PROCESS__DRAIN"].removesuffix("s"))
+    stop = main.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pod["terminationGracePeriodSeconds"] > drain + stop, "it is killed before it has drained"
+    labels = one["spec"]["template"]["metadata"]["labels"]
+    assert one["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    return role, labels
+
+
+def check(objects, values):
+    known = {name(one): one for one in objects}
+    assert len(known) == len(objects), "two objects have the same name"
+    deployments = [one for one in objects if one["kind"] == "Deployment"]
+    pods = dict(check_role(one, values) for one in deployments)
+    assert set(pods) == values["roles"]
+    for job in (one for one in objects if one["kind"] == "Job"):
+        _, main, _ = check_pod(job, values["config_maps"], values["secrets"])
+        assert main["args"] == ["topics", "apply"]
+    for one in objects:
+        selector = one["spec"].get("selector") or one["spec"].get("podSelector") if "spec" in one else None
+        if one["kind"] in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+            wanted = selector.get("matchLabels", selector).items()
+            assert any(wanted <= labels.items() for labels in pods.values()), f"{name(one)} selects nothing"
+        if one["kind"] == "HorizontalPodAutoscaler":
+            target = known[f"Deployment/{one['spec']['scaleTargetRef']['name']}"]
+            assert "replicas" not in target["spec"], "the autoscaler's number would be overwritten"
+            assert one["spec"]["metrics"], "it has nothing to go by"
+
+
+def expectations(file):
+    """What a set of values should make of it, computed from the values themselves."""
+    given = yaml.safe_load(file.read_text()) or {}
+    roles = {role for role in ROLES if given.get("roles", {}).get(role, {}).get("enabled", True)}
+    return {
+        "roles": roles,
+        "config_maps": {"shop-seriatim", "shop-seriatim-topics"},
+        "secrets": {secret["secretName"] for secret in given.get("secrets", [])},
+    }
+
+
+def main():
+    failures = 0
+    for file in sorted((CHART / "ci").glob("*.yaml")):
+        linted = helm("lint", "--strict", str(CHART), "--values", str(file), "--kube-version", VERSIONS[0])
+        assert linted.returncode == 0, linted.stdout + linted.stderr
+        for version in VERSIONS:
+            objects = render(version, "--values", str(file))
+            for one in objects:
+                try:
+                    kubernetes_validate.validate(one, version.removeprefix("v"), strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    failures += 1
+                    print(f"{file.name}, {version}, {name(one)}: {error.message}", file=sys.stderr)
+            check(objects, expectations(file))
+            print(f"{file.name}: {len(objects)} objects fit Kubernetes {version}")
+    for arguments, word in REFUSED:
+        done = helm("template", "shop", str(CHART), "--kube-version", VERSIONS[0], *arguments)
+        assert done.returncode != 0 and word in done.stderr, f"{arguments} is not refused: {done.stderr}"
+    print(f"{len(REFUSED)} sets of wrong values are refused")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
