@@ -1,11 +1,11 @@
-//! How messages come in over HTTP, and how their results are read back.
+//! How messages come in over HTTP and TCP, and how their results are read back.
 //!
 //! [`Service`] is what the routes stand on: the log, the way into each lane, the idempotency keys
 //! that are known. [`Driver`] is the one future that moves messages into the log; a service does
-//! nothing without it. [`run`] puts both behind a socket, [`http::router`] serves tests without one.
+//! nothing without it. [`run`] puts both behind ports, [`http::router`] serves tests without one.
 //!
-//! What is promised: a 202 is written only after the message is durable; messages of one
-//! connection and lane stand in the log in the order in which they were answered; memory for
+//! What is promised: a message is acknowledged only after it is durable; messages of one
+//! connection and lane stand in the log in the order in which they were acknowledged; memory for
 //! bodies and queues is bounded, and what does not fit is refused with `Retry-After`; a write
 //! whose outcome is not known is answered 504, never as failed. The cases of an idempotency key
 //! stand in `ingress/keys.rs`.
@@ -15,6 +15,7 @@ mod appender;
 mod auth;
 mod body;
 mod envelope;
+mod gate;
 pub mod http;
 mod keys;
 mod lines;
@@ -28,6 +29,8 @@ mod release;
 mod results;
 mod single;
 mod state;
+pub mod tcp;
+mod tls;
 mod upload;
 mod waiters;
 
@@ -43,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{Principal, Tokens, TokensError};
 pub use problem::{Code, Problem};
+pub use tls::{Application, Tls, TlsError, TlsFiles, WithoutCertificate};
 
 use crate::log::Log;
 pub use crate::observe::live::Options as LaneOptions;
@@ -70,15 +74,22 @@ pub struct Options {
     /// Requests, or pieces of uploads, that wait for the log, per lane. 8,192: at a commit a
     /// millisecond they are gone in one.
     pub queue_length: usize,
-    /// Connections at once; more wait to be accepted. 10,000.
+    /// Bytes of unfinished frames, over all connections of all TCP ports. 64 MiB: beyond them
+    /// nothing more is read. At least one frame, whatever is set.
+    pub frame_memory: usize,
+    /// Connections at once, on each port; more wait to be accepted. 10,000.
     pub max_connections: usize,
-    /// Until the head of a request is there, and until a new connection sends one. 10 s.
+    /// Connections of one peer at once, on each port; more are closed at once. As many as there
+    /// may be at all, since a balancer before the port is one peer.
+    pub max_connections_per_peer: usize,
+    /// Until the head of a request is there, until a new connection sends one, and until a TLS
+    /// handshake is through. 10 s.
     pub header_timeout: Duration,
     /// A connection without a request is closed after this. 75 s, above the 60 s at which
     /// balancers usually give up, so that it is they who close.
     pub idle_timeout: Duration,
-    /// Until a body is there, beside a second for every 16 KiB of it; in an upload between two
-    /// pieces. 30 s.
+    /// Until a body or frame is there, beside a second for every 16 KiB of it; in an upload
+    /// between two pieces. 30 s.
     pub body_timeout: Duration,
     /// A peer that reads nothing of an answer for this long is cut off. 30 s.
     pub write_timeout: Duration,
@@ -107,7 +118,9 @@ impl Default for Options {
             body_memory: 64 * MIB,
             queue_memory: 64 * MIB,
             queue_length: 8_192,
+            frame_memory: 64 * MIB,
             max_connections: 10_000,
+            max_connections_per_peer: usize::MAX,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
@@ -245,12 +258,37 @@ async fn drive(appender: BoxFuture<'static, ()>, ledger: impl Future<Output = ()
     }
 }
 
-/// Serves the data port until the service's drain is cancelled; then finishes the requests in
-/// flight and what they wrote. Dropping it ends everything at once.
-pub async fn run(listener: TcpListener, service: Service, driver: Driver) {
-    let drain = service.0.drain.clone();
+/// Where messages come in.
+#[derive(Debug)]
+pub struct Ports {
+    /// The data port.
+    pub http: TcpListener,
+    /// TLS for it; plain where it is not given.
+    pub tls: Option<Tls>,
+    /// Ports for framed messages.
+    pub tcp: Vec<(TcpListener, tcp::Options)>,
+}
+
+impl From<TcpListener> for Ports {
+    /// The data port alone, without TLS.
+    fn from(http: TcpListener) -> Self {
+        Self { http, tls: None, tcp: Vec::new() }
+    }
+}
+
+/// Serves the ports until the service's drain is cancelled; then finishes the requests in flight
+/// and what was written. Dropping it ends everything at once.
+pub async fn run(ports: impl Into<Ports>, service: Service, driver: Driver) {
+    let Ports { http, tls, tcp } = ports.into();
+    let (drain, stop) = (service.0.drain.clone(), service.0.stop.clone());
+    let frames = Arc::new(Semaphore::new(service.options().frame_memory.max(tcp::most_of_one(service.options()))));
+    let serve_one = |(listener, options)| tcp::serve(listener, options, service.clone(), Arc::clone(&frames));
+    let over_tcp = join_all(tcp.into_iter().map(serve_one));
     let router = http::router(service.clone());
-    let stop = service.0.stop.clone();
-    let serve = accept::serve(listener, service, router, drain);
-    tokio::join!(serve.map(|()| stop.cancel()), driver.run());
+    let over_http = accept::serve(http, tls.map(Arc::new), service, router, drain);
+    let serve = async {
+        tokio::join!(over_tcp, over_http);
+        stop.cancel();
+    };
+    tokio::join!(serve, driver.run());
 }

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod cli;
 pub mod deliver;
+pub mod framing;
 pub mod ingress;
 pub mod log;
 pub mod metrics;

@@ -316,6 +316,32 @@ pub fn ingress() -> Ingress {
     Ingress { accepted: f.accepted.clone(), in_flight: f.in_flight.clone(), append_seconds: f.append_seconds.clone() }
 }
 
+/// What a port of the ingress role speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// HTTP.
+    Http,
+    /// Frames over TCP.
+    Tcp,
+}
+
+impl Port {
+    pub(crate) const ALL: [Self; 2] = [Self::Http, Self::Tcp];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Connections that are open on the ports of this kind.
+#[must_use]
+pub fn ingress_connections(port: Port) -> IntGauge {
+    families().ingress.connections.with_label_values(&[port.label()])
+}
+
 /// Messages refused by this process, by the `code` of the problem that was answered.
 #[must_use]
 pub fn ingress_refused(code: &'static str) -> IntCounter {

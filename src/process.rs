@@ -53,6 +53,7 @@ pub struct Process {
     admin: Admin,
     readiness: Readiness,
     data_address: Option<SocketAddr>,
+    tcp_addresses: Vec<SocketAddr>,
     engine: Engine,
     topics: Arc<Topics>,
     drain: Duration,
@@ -82,6 +83,7 @@ impl Process {
         let token = config.admin.token_file.as_deref().map(secret::read).transpose();
         let token = token.map_err(|reason| Error::File { key: "admin.token_file", reason })?;
         let ingress_options = wiring::ingress_options(config)?;
+        let (tls, tcp_ports) = (wiring::http_tls(config)?, wiring::tcp_ports(config)?);
         let pushed = wiring::pushed(config)?;
         let listeners = Listeners::bind(config, roles).await?;
         let engine = Engine::open(config).await?;
@@ -90,8 +92,10 @@ impl Process {
 
         let (readiness, latch) = Readiness::new();
         let mut starting = Starting { config, topics: &topics, engine: &engine, latch, running: Running::default() };
+        let tcp: Vec<_> = listeners.tcp.into_iter().zip(tcp_ports).collect();
+        let tcp_addresses = tcp.iter().map(|(listener, _)| listener.local_addr()).collect::<Result<_, _>>()?;
         let data_address = match listeners.ingress {
-            Some(listener) => Some(starting.ingress(listener, ingress_options)?),
+            Some(listener) => Some(starting.ingress(listener, tls, tcp, ingress_options)?),
             None => None,
         };
         for role in roles {
@@ -117,7 +121,7 @@ impl Process {
         let retention = retention::run(engine.clone(), keep);
         let retention = AbortOnDropHandle::new(tokio::spawn(retention));
         let drain = config.process.drain.get();
-        Ok(Self { running, admin, readiness, data_address, engine, topics, drain, retention })
+        Ok(Self { running, admin, readiness, data_address, tcp_addresses, engine, topics, drain, retention })
     }
 
     /// Whether every role has joined its group since the start. Once true, it stays so.
@@ -136,6 +140,12 @@ impl Process {
     #[must_use]
     pub fn data_address(&self) -> Option<SocketAddr> {
         self.data_address
+    }
+
+    /// Where the ports for framed messages listen, in the order of the configuration.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp_addresses
     }
 
     /// The log that it stands on.
@@ -181,14 +191,24 @@ struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Serves the data port; where it listens.
-    fn ingress(&mut self, listener: TcpListener, options: ingress::Options) -> Result<SocketAddr, Error> {
-        let address = listener.local_addr()?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+    /// Serves the data port and those for framed messages; where the former listens.
+    fn ingress(
+        &mut self,
+        http: TcpListener,
+        tls: Option<ingress::Tls>,
+        tcp: Vec<(TcpListener, ingress::tcp::Options)>,
+        options: ingress::Options,
+    ) -> Result<SocketAddr, Error> {
+        let address = http.local_addr()?;
+        let mut ports = ingress::Ports { http: tokio::net::TcpListener::from_std(http)?, tls, tcp: Vec::new() };
+        for (listener, options) in tcp {
+            info!(address = %listener.local_addr()?, framing = ?options.framing, "a port for frames listens");
+            ports.tcp.push((tokio::net::TcpListener::from_std(listener)?, options));
+        }
         let (log, topics) = (self.engine.log(), self.topics.clone());
         self.running.spawn(Role::Ingress, |drain| async move {
             let (service, driver) = ingress::Service::new(log, topics, options, drain);
-            ingress::run(listener, service, driver).await;
+            ingress::run(ports, service, driver).await;
             Ok(())
         });
         info!(%address, "the data port listens");

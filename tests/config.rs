@@ -34,6 +34,9 @@ fn parse(text: &str) -> Result<Config, Error> {
 fn companions(key: &str) -> &'static str {
     match key {
         "log.control_partitions" => "log.partitions = 4",
+        "ingress.tls.certificate_file" => "ingress.tls.key_file = 'k'",
+        "ingress.tls.key_file" => "ingress.tls.certificate_file = 'c'",
+        "ingress.tls.client_ca_file" => "ingress.tls.certificate_file = 'c'\ningress.tls.key_file = 'k'",
         "work.exec.processes" => "work.exec.command = ['true']",
         _ if key.starts_with("destinations.billing.push") && key != "destinations.billing.push.http" => {
             if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'https://a'" }
@@ -89,6 +92,25 @@ fn every_key_is_documented() {
 }
 
 #[test]
+fn every_key_of_a_port_for_frames_is_documented() {
+    let (_, section) = PAGE.split_once("## Ports for frames").expect("there is such a section");
+    let documented = |prefix: &str| -> BTreeSet<String> {
+        let rows = section.lines().filter_map(|line| line.strip_prefix("- `")?.split_once('`'));
+        let keys = rows.filter_map(|(key, _)| key.strip_prefix(prefix)).filter(|key| !key.contains('.'));
+        keys.map(str::to_owned).collect()
+    };
+    let known = |inside: &str| -> BTreeSet<String> {
+        let port = format!("ingress.tcp = [{{ listen = '[::]:1', framing = 'mllp', {inside} }}]");
+        let error = parse(&port).expect_err("zzzzzzzz is unknown").to_string();
+        let (_, keys) = error.split_once("there are: ").unwrap_or_else(|| panic!("{error}"));
+        keys.split(", ").map(str::to_owned).collect()
+    };
+    assert_eq!(documented(""), known("zzzzzzzz = 1"));
+    assert_eq!(documented("hl7."), known("hl7.zzzzzzzz = 1"));
+    assert_eq!(documented("tls."), known("tls.zzzzzzzz = 1"));
+}
+
+#[test]
 fn the_example_on_the_page_is_taken() {
     let (_, rest) = PAGE.split_once("```toml\n").expect("there is an example");
     let (example, _) = rest.split_once("```").expect("the example ends");
@@ -111,7 +133,23 @@ fn errors_say_what_where_and_what_to_do() {
         ("ingress.max_body = 'much'", "config:1:9: ingress.max_body: \"much\" is no size"),
         ("order.by = 'keys'", "config:1:7: order.by: \"keys\" is no order: write \"lane\", \"destination\""),
         ("ingress.http = ':8080'", "config:1:9: ingress.http: \":8080\" is no address: write HOST:PORT"),
-        ("ingress.tcp = []", "config:1:9: ingress.tcp: there is no such key; there are: http, max_body, tokens_file"),
+        ("ingress.udp = []", "config:1:9: ingress.udp: there is no such key"),
+        (
+            "ingress.tcp = [{ listen = '[::]:1', framing = 'mllp', ack = 'line' }]",
+            "ingress.tcp: [::]:1: with this framing ack is one of none, mllp-commit, hl7",
+        ),
+        (
+            "ingress.tcp = [{ listen = '127.0.0.1:8080', framing = 'newline' }]",
+            "ingress.tcp: 127.0.0.1:8080: is the address of ingress.http, too",
+        ),
+        (
+            "ingress.tcp = [{ listen = '[::]:1', framing = 'mllp', hl7 = { key = 'PID-3' } }]",
+            "\"PID-3\" names no fields: write them as in \"MSH-4|MSH-3\"",
+        ),
+        (
+            "ingress.tcp = [{ listen = '[::]:1', framing = 'newline', principal = '' }]",
+            "ingress.tcp: [::]:1: principal has to have 1 to 255 printable ASCII characters",
+        ),
         ("work.http = {}", "config:1:6: work.http: missing field `url`"),
         ("work = { jq = '.', builtin = 'echo' }", "config:1:20: work.builtin: jq and builtin are given, but only one"),
         ("work.exec.command = []", "config:1:11: work.exec.command: names no program"),

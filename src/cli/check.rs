@@ -136,6 +136,13 @@ impl Findings {
         }
         self.file("ingress.tokens_file", config.ingress.tokens_file.as_deref());
         self.file("admin.token_file", config.admin.token_file.as_deref());
+        let tls = config.ingress.tls.iter().map(|tls| ("ingress.tls", tls));
+        let tls = tls.chain(config.ingress.tcp.iter().filter_map(|port| Some(("ingress.tcp.tls", port.tls.as_ref()?))));
+        for (section, (key, path)) in tls.flat_map(|(section, tls)| tls.files().map(move |file| (section, file))) {
+            if let Err(error) = std::fs::File::open(path) {
+                self.error(format!("{section}.{key}"), format!("{}: {error}", path.display()));
+            }
+        }
     }
 
     fn file(&mut self, key: &str, path: Option<&Path>) {
@@ -148,8 +155,18 @@ impl Findings {
         for (key, address) in [("ingress.http", &config.ingress.http), ("admin.listen", &config.admin.listen)] {
             self.port(key, address);
         }
-        if !config.ingress.http.is_loopback() && config.ingress.tokens_file.is_none() {
+        let asks = |tls: Option<&crate::process::config::Tls>| tls.is_some_and(|tls| tls.client_ca_file.is_some());
+        let ingress = &config.ingress;
+        if !ingress.http.is_loopback() && ingress.tokens_file.is_none() && !asks(ingress.tls.as_ref()) {
             self.warning("ingress.http", "whoever reaches it may send messages; ingress.tokens_file says who may");
+        }
+        for port in &ingress.tcp {
+            self.port("ingress.tcp", &port.listen);
+            if !port.listen.is_loopback() && !asks(port.tls.as_ref()) {
+                let reason =
+                    format!("whoever reaches {} may send messages; tls.client_ca_file says who may", port.listen);
+                self.warning("ingress.tcp", reason);
+            }
         }
     }
 

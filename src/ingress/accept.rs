@@ -9,37 +9,45 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::gate::{Gate, Place};
 use super::http::Connection;
 use super::patient::Patient;
+use super::tls::{self, Tls};
 use super::{LARGEST_HEAD, Options, Service};
+use crate::metrics::Port;
+use crate::record::Partition;
 
 /// Streams at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
 
-/// How long to leave the listener alone after it failed, usually for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Serves connections until `drain`; then takes no more, lets requests in flight finish and
 /// returns when the last connection has ended. Dropping it ends them at once.
-pub(super) async fn serve(listener: TcpListener, service: Service, router: Router, drain: CancellationToken) {
-    let places = Arc::new(Semaphore::new(service.options().max_connections));
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    service: Service,
+    router: Router,
+    drain: CancellationToken,
+) {
+    let limits = service.options();
+    let gate = Gate::new(Port::Http, limits.max_connections, limits.max_connections_per_peer);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             () = drain.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            (stream, place) = accept(&listener, &places) => {
-                let connection = Connection { lane: service.next_lane() };
-                let options = service.options().clone();
-                connections.spawn(serve_connection(stream, place, connection, router.clone(), options, drain.clone()));
+            (stream, place) = gate.accept(&listener) => {
+                let (lane, options) = (service.next_lane(), service.options().clone());
+                let server = Server { tls: tls.clone(), router: router.clone(), options, drain: drain.clone() };
+                connections.spawn(server.welcome(stream, place, lane));
             }
         }
     }
@@ -47,15 +55,54 @@ pub(super) async fn serve(listener: TcpListener, service: Service, router: Route
     while connections.join_next().await.is_some() {}
 }
 
-/// The next connection, once there is a place for it. Cancel-safe.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
-    loop {
-        let place = Arc::clone(places).acquire_owned().await.expect("nobody closes it");
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+/// What one connection is served with.
+struct Server {
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    options: Options,
+    drain: CancellationToken,
+}
+
+impl Server {
+    async fn welcome(self, stream: TcpStream, place: Place, lane: Partition) {
+        // Small answers must not wait for an acknowledgement of the one before; where it cannot be
+        // set they merely do.
+        let _ = stream.set_nodelay(true);
+        match &self.tls {
+            None => self.serve(stream, Connection { lane, certified: None }).await,
+            Some(tls) => match tls.accept(stream, self.options.header_timeout).await {
+                Ok((stream, certified)) => self.serve(stream, Connection { lane, certified }).await,
+                Err(error) => tls::failed(&error),
+            },
+        }
+        drop(place);
+    }
+
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: Connection) {
+        let activity = Arc::new(Activity::new());
+        let seen = Arc::clone(&activity);
+        let handler = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            let (router, busy) = (self.router.clone(), Busy::new(&seen));
+            async move {
+                let response = router.oneshot(request.map(axum::body::Body::new) as Request).await?;
+                // A streamed answer is in flight until its body has ended.
+                Ok::<_, std::convert::Infallible>(response.map(|body| super::patient::holding(body, busy)))
+            }
+        });
+        let builder = builder(&self.options);
+        let io = TokioIo::new(Patient::new(stream, self.options.write_timeout));
+        let mut serving = std::pin::pin!(builder.serve_connection(io, handler));
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = serving.as_mut() => break,
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                () = idle(&activity, &self.options) => break,
             }
         }
     }
@@ -68,6 +115,12 @@ struct Activity {
     in_flight: AtomicUsize,
     /// Milliseconds from the origin to the last end of a request.
     last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { origin: Instant::now(), in_flight: AtomicUsize::new(0), last: AtomicU64::new(0) }
+    }
 }
 
 /// A request in flight.
@@ -86,47 +139,6 @@ impl Drop for Busy {
         self.0.last.store(elapsed, Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
-    connection: Connection,
-    router: Router,
-    options: Options,
-    drain: CancellationToken,
-) {
-    // Small answers must not wait for an acknowledgement of the one before; where it cannot be
-    // set they merely do.
-    let _ = stream.set_nodelay(true);
-    let activity =
-        Arc::new(Activity { origin: Instant::now(), in_flight: AtomicUsize::new(0), last: AtomicU64::new(0) });
-    let seen = Arc::clone(&activity);
-    let handler = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(connection);
-        let (router, busy) = (router.clone(), Busy::new(&seen));
-        async move {
-            let response = router.oneshot(request.map(axum::body::Body::new) as Request).await?;
-            // A streamed answer is in flight until its body has ended.
-            Ok::<_, std::convert::Infallible>(response.map(|body| super::patient::holding(body, busy)))
-        }
-    });
-    let builder = builder(&options);
-    let io = TokioIo::new(Patient::new(stream, options.write_timeout));
-    let mut serving = std::pin::pin!(builder.serve_connection(io, handler));
-    let mut draining = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = serving.as_mut() => break,
-            () = drain.cancelled(), if !draining => {
-                draining = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            () = idle(&activity, &options) => break,
-        }
-    }
-    drop(place);
 }
 
 /// Waits until the connection has had no request for too long: hyper's own time-out for headers

@@ -8,7 +8,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::problem::{Code, Problem};
 
-/// Who sent a request; `anonymous` where no tokens are configured. Scopes idempotency keys.
+/// Who sent a message: whom a bearer token or a client's certificate names, `anonymous` where
+/// neither is asked for. Scopes idempotency keys. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal(pub(super) Arc<str>);
 
@@ -17,6 +18,12 @@ impl Principal {
     #[must_use]
     pub fn anonymous() -> Self {
         Self("anonymous".into())
+    }
+
+    /// A principal of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self(name.into())
     }
 
     /// The name as text.
@@ -90,13 +97,22 @@ fn digest(token: &[u8]) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-/// Who sends this request.
+/// Who sends this request: whom its token names, else whom the connection's certificate names.
 ///
 /// # Errors
 ///
-/// [`Code::Unauthorized`] where tokens are configured and the request has none of them.
-pub(super) fn authenticate(tokens: Option<&Tokens>, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let Some(tokens) = tokens else { return Ok(Principal::anonymous()) };
+/// [`Code::Unauthorized`] where tokens are configured and the request has another one, or has
+/// none and no certificate either.
+pub(super) fn authenticate(
+    tokens: Option<&Tokens>,
+    certified: Option<&Principal>,
+    headers: &HeaderMap,
+) -> Result<Principal, Problem> {
+    let tokens = match (tokens, certified) {
+        (None, certified) => return Ok(certified.cloned().unwrap_or_else(Principal::anonymous)),
+        (Some(_), Some(certified)) if !headers.contains_key(header::AUTHORIZATION) => return Ok(certified.clone()),
+        (Some(tokens), _) => tokens,
+    };
     let value = headers.get(header::AUTHORIZATION).map(axum::http::HeaderValue::as_bytes).unwrap_or_default();
     let (scheme, token) = value.split_at_checked(7).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
@@ -118,15 +134,27 @@ mod tests {
     #[test]
     fn tokens_name_principals_and_everything_else_is_refused() {
         let tokens = Tokens::parse("# ours\nsecret alice\n\n  other bob\n").expect("it is well formed");
-        let who = |headers: &HeaderMap| authenticate(Some(&tokens), headers).map(|p| p.as_str().to_owned()).ok();
+        let who = |headers: &HeaderMap| authenticate(Some(&tokens), None, headers).map(|p| p.as_str().to_owned()).ok();
         assert_eq!(who(&bearer("Bearer secret")).as_deref(), Some("alice"));
         assert_eq!(who(&bearer("bearer other")).as_deref(), Some("bob"));
         for bad in ["Bearer secre", "Bearer ", "Bearer", "Basic secret", "secret", ""] {
             assert_eq!(who(&bearer(bad)), None, "{bad}");
         }
         assert_eq!(who(&HeaderMap::new()), None);
-        assert_eq!(authenticate(None, &HeaderMap::new()).expect("no tokens, no check"), Principal::anonymous());
+        assert_eq!(authenticate(None, None, &HeaderMap::new()).expect("no tokens, no check"), Principal::anonymous());
         assert!(!format!("{tokens:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_certificate_counts_where_no_token_is_shown() {
+        let tokens = Tokens::parse("secret alice").expect("it is well formed");
+        let lab = Principal::named("lab");
+        let who =
+            |tokens, headers: &HeaderMap| authenticate(tokens, Some(&lab), headers).map(|p| p.as_str().to_owned()).ok();
+        assert_eq!(who(None, &HeaderMap::new()).as_deref(), Some("lab"));
+        assert_eq!(who(Some(&tokens), &HeaderMap::new()).as_deref(), Some("lab"));
+        assert_eq!(who(Some(&tokens), &bearer("Bearer secret")).as_deref(), Some("alice"));
+        assert_eq!(who(Some(&tokens), &bearer("Bearer wrong")), None);
     }
 
     #[test]

@@ -53,8 +53,7 @@ pub(super) async fn read(
     let mut held: Option<OwnedSemaphorePermit> = None;
     let mut whole = Gather::default();
     loop {
-        let allowance = Duration::from_secs((whole.len() / SLOWEST) as u64);
-        let next = timeout_at(began + options.body_timeout + allowance, stream.next()).await;
+        let next = timeout_at(began + options.body_timeout + allowance(whole.len()), stream.next()).await;
         let frame = match next {
             Err(_) => return Err(Problem::new(Code::RequestTimeout, "the body came too slowly")),
             Ok(None) => return Ok(Held { bytes: whole.finish(), _memory: held }),
@@ -75,6 +74,11 @@ pub(super) async fn read(
         }
         whole.push(frame);
     }
+}
+
+/// The time that so many bytes may take beyond the fixed one.
+pub(super) const fn allowance(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / SLOWEST) as u64)
 }
 
 /// The refusal of a body or a line that is too large.

@@ -135,14 +135,10 @@ impl Idempotency {
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(invalid("Idempotency-Key has to have 1 to 255 characters"));
         }
-        let mut id = String::new();
-        percent_encode(principal.as_str().as_bytes(), &mut id);
-        id.push('/');
-        percent_encode(&key, &mut id);
-        if id.len() > MAX_ID {
-            return Err(invalid("Idempotency-Key and principal, percent-encoded, may have 511 characters together"));
-        }
-        Ok(Self { key, id: id.into() })
+        let id = identity(principal, &key).ok_or_else(|| {
+            invalid("Idempotency-Key and principal, percent-encoded, may have 511 characters together")
+        })?;
+        Ok(Self { key, id })
     }
 
     /// The identity of entry `index` of a request with this key: that of the key `KEY/index`.
@@ -163,6 +159,15 @@ impl Idempotency {
                       so that the number of each message fits behind";
         Err(Problem::new(Code::InvalidHeader, detail))
     }
+}
+
+/// `PRINCIPAL/KEY`, both percent-encoded, so that none can be another; `None` where it is too long.
+pub(super) fn identity(principal: &Principal, key: &[u8]) -> Option<Arc<str>> {
+    let mut id = String::new();
+    percent_encode(principal.as_str().as_bytes(), &mut id);
+    id.push('/');
+    percent_encode(key, &mut id);
+    (id.len() <= MAX_ID).then(|| id.into())
 }
 
 /// The rest of a structured-field string after its opening quote (RFC 9651, 3.3.3).

@@ -18,11 +18,13 @@ use super::read::{self, OutputsQuery};
 use super::{Service, body, many, release, single, state};
 use crate::record::Partition;
 
-/// The connection that a request came on: what has no key goes to its lane.
-#[derive(Clone, Copy, Debug)]
+/// The connection that a request came on.
+#[derive(Clone, Debug)]
 pub struct Connection {
     /// The lane of its messages without a key.
     pub lane: Partition,
+    /// Whom the client's certificate names, where it showed one.
+    pub certified: Option<Principal>,
 }
 
 /// All routes. Requests that come without a [`Connection`] among their extensions, as in tests
@@ -39,7 +41,8 @@ pub fn router(service: Service) -> Router {
 }
 
 async fn authenticate(State(service): State<Service>, mut request: Request, next: Next) -> Response {
-    match auth::authenticate(service.options().tokens.as_ref(), request.headers()) {
+    let certified = request.extensions().get().and_then(|connection: &Connection| connection.certified.as_ref());
+    match auth::authenticate(service.options().tokens.as_ref(), certified, request.headers()) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await

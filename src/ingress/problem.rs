@@ -181,6 +181,12 @@ impl Problem {
         self.status
     }
 
+    /// What the client should know.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Counts a message that was refused so.
     #[must_use]
     pub fn counted(self) -> Self {

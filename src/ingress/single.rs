@@ -42,9 +42,7 @@ pub(super) async fn write(
     let mut pending = service.lane(lane).offer(builder.finish(), claim).map_err(|_| overloaded())?;
     let answer = timeout(service.options().append_timeout, pending.answer()).await;
     let offsets = answer.map_err(|_| timed_out())??;
-    let offset = offsets.get(0).ok_or_else(|| {
-        Problem::new(Code::OutcomeUnknown, "the log acknowledged the message without saying where it is")
-    })?;
+    let offset = offsets.get(0).ok_or_else(placeless)?;
     Ok(Accepted { source: Source { lane, offset }, replayed: false })
 }
 
@@ -76,6 +74,11 @@ pub(super) fn timed_out() -> Problem {
         Code::OutcomeUnknown,
         "the log did not answer in time; send it again under the same Idempotency-Key to find out",
     )
+}
+
+/// What is answered when the log acknowledges a message without its place, which no log should.
+pub(super) fn placeless() -> Problem {
+    Problem::new(Code::OutcomeUnknown, "the log acknowledged the message without saying where it is")
 }
 
 /// 202 with the message's place.

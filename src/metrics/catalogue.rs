@@ -6,7 +6,7 @@ use prometheus::{
     Registry,
 };
 
-use super::{Attempt, Dropped, Push, Role};
+use super::{Attempt, Dropped, Port, Push, Role};
 
 /// From a commit on a local disk (0.15 ms) to one that runs into the transaction time-out of 10 s.
 /// Each bound costs one series per role.
@@ -147,16 +147,23 @@ impl Families {
 pub(super) struct Ingress {
     pub(super) accepted: IntCounter,
     pub(super) refused: IntCounterVec,
+    pub(super) connections: IntGaugeVec,
     pub(super) in_flight: IntGauge,
     pub(super) append_seconds: Histogram,
 }
 
 impl Ingress {
     fn register(c: &mut Catalogue) -> Self {
-        let code = [label("code", "the `code` of the problem answered")];
+        let code = [label("code", "the `code` of the problem answered; `too-many-connections`, `tls-handshake`")];
+        let port = [values("port", &Port::ALL.map(Port::label))];
         Self {
             accepted: c.counter("seriatim_ingress_accepted_total", "Messages accepted: durable in the input."),
-            refused: c.counters("seriatim_ingress_refused_total", "Messages refused, or of unknown outcome.", &code),
+            refused: c.counters(
+                "seriatim_ingress_refused_total",
+                "Messages refused, or of unknown outcome; and connections.",
+                &code,
+            ),
+            connections: c.gauges("seriatim_ingress_connections", "Connections that are open.", &port),
             in_flight: c
                 .gauge("seriatim_ingress_appends_in_flight", "Appends to the input that the log has not answered yet."),
             append_seconds: c.histogram(

@@ -36,7 +36,7 @@ use crate::log::Topic;
 use crate::topics::Topics;
 pub use destinations::{Destination, HttpPush, Progress, Push, PushFailure, PushRetry, Start};
 pub use error::{Error, Problem};
-pub use ingress::Ingress;
+pub use ingress::{Hl7, Ingress, TcpPort, Tls};
 pub use log::{Log, Properties, TopicNames};
 pub use order::{By, OnFailure, Order};
 pub use surface::{Admin, LogFormat, Process};

@@ -11,16 +11,22 @@ pub(super) struct Listeners {
     pub(super) admin: TcpListener,
     /// The data port, where the process takes messages in.
     pub(super) ingress: Option<TcpListener>,
+    /// The ports for framed messages, in the order of the configuration.
+    pub(super) tcp: Vec<TcpListener>,
 }
 
 impl Listeners {
     pub(super) async fn bind(config: &Config, roles: &Roles) -> Result<Self, Error> {
         let admin = bind("admin.listen", &config.admin.listen).await?;
-        let ingress = match roles.contains(&Role::Ingress) {
-            true => Some(bind("ingress.http", &config.ingress.http).await?),
-            false => None,
-        };
-        Ok(Self { admin, ingress })
+        if !roles.contains(&Role::Ingress) {
+            return Ok(Self { admin, ingress: None, tcp: Vec::new() });
+        }
+        let ingress = Some(bind("ingress.http", &config.ingress.http).await?);
+        let mut tcp = Vec::new();
+        for port in &config.ingress.tcp {
+            tcp.push(bind("ingress.tcp", &port.listen).await?);
+        }
+        Ok(Self { admin, ingress, tcp })
     }
 }
 

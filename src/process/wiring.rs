@@ -16,9 +16,13 @@ const RESULTS_MIN: usize = 4;
 pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error> {
     let mut options = ingress::Options {
         max_body: config.ingress.max_body.in_memory(),
+        max_connections: config.ingress.max_connections.get() as usize,
         lanes: Some(resequence_options(config)),
         ..Default::default()
     };
+    if let Some(most) = config.ingress.max_connections_per_peer {
+        options.max_connections_per_peer = most.get() as usize;
+    }
     if let Some(path) = &config.ingress.tokens_file {
         let unusable = |reason: String| Error::File {
             key: "ingress.tokens_file",
@@ -28,6 +32,54 @@ pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error
         options.tokens = Some(ingress::Tokens::parse(&text).map_err(|error| unusable(error.to_string()))?);
     }
     Ok(options)
+}
+
+/// TLS for the data port. Who shows no certificate needs a token, where there are any.
+pub(super) fn http_tls(config: &Config) -> Result<Option<ingress::Tls>, Error> {
+    let without = match config.ingress.tokens_file {
+        Some(_) => ingress::WithoutCertificate::Taken,
+        None => ingress::WithoutCertificate::Refused,
+    };
+    let tls = config.ingress.tls.as_ref();
+    tls.map(|tls| read_tls(tls, "ingress.tls", without, ingress::Application::Http)).transpose()
+}
+
+/// The ports for framed messages.
+pub(super) fn tcp_ports(config: &Config) -> Result<Vec<ingress::tcp::Options>, Error> {
+    config.ingress.tcp.iter().map(tcp_port).collect()
+}
+
+fn tcp_port(port: &config::TcpPort) -> Result<ingress::tcp::Options, Error> {
+    let mut options = ingress::tcp::Options::new(port.framing);
+    options.ack = port.ack.unwrap_or(options.ack);
+    options.window = port.window.map_or(options.window, |window| window.get() as usize);
+    options.idle_timeout = port.idle_timeout.map_or(options.idle_timeout, config::Span::get);
+    options.content_type.clone_from(&port.content_type);
+    if let Some(principal) = &port.principal {
+        options.principal = ingress::Principal::named(principal);
+    }
+    let config::Hl7 { key, dedupe, accepted, content, unavailable } = port.hl7.clone();
+    options.hl7 = ingress::tcp::Hl7 { key: key.0, dedupe, accepted, content, unavailable };
+    let without = ingress::WithoutCertificate::Refused;
+    let tls = port.tls.as_ref();
+    let tls = tls.map(|tls| read_tls(tls, "ingress.tcp.tls", without, ingress::Application::Frames)).transpose()?;
+    options.tls = tls.map(Arc::new);
+    Ok(options)
+}
+
+fn read_tls(
+    tls: &config::Tls,
+    key: &'static str,
+    without_certificate: ingress::WithoutCertificate,
+    application: ingress::Application,
+) -> Result<ingress::Tls, Error> {
+    let files = ingress::TlsFiles {
+        certificate: tls.certificate_file.clone(),
+        key: tls.key_file.clone(),
+        client_ca: tls.client_ca_file.clone(),
+        without_certificate,
+    };
+    ingress::Tls::read(files, application).map_err(|error| Error::File { key, reason: error.to_string() })
 }
 
 pub(super) fn work_options(config: &Config) -> work::Options {

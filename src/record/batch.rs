@@ -40,10 +40,12 @@ impl Batch {
     /// [`Corrupt`] with the place where the frame stops making sense, or holds another count.
     pub fn decode(base: Offset, timestamp: Timestamp, count: u32, frame: Bytes) -> Result<Self, Corrupt> {
         let mut rest = Cursor { frame: &frame, at: 0 };
-        let mut found = 0;
+        let (mut found, mut next) = (0, base);
         while rest.at < frame.len() {
-            let record = rest.record(base, timestamp).ok_or(Corrupt { at: rest.at })?;
+            let record = rest.record(next, timestamp).ok_or(Corrupt { at: rest.at })?;
             record.headers.validate().ok_or(Corrupt { at: rest.at })?;
+            // Gaps may add up to more than offsets can count.
+            next = Offset(record.offset.0.checked_add(1).ok_or(Corrupt { at: rest.at })?);
             found += 1;
         }
         if found == count { Ok(Self { base, timestamp, count, frame }) } else { Err(Corrupt { at: frame.len() }) }
@@ -441,6 +443,22 @@ mod tests {
             prop_assert_eq!(&singles, &expected);
             prop_assert!(rest.is_empty() && rest.frame().is_empty());
             prop_assert_eq!(seen(&skipped), expected);
+        }
+
+        #[test]
+        fn gaps_beyond_all_offsets_are_refused(gaps in proptest::collection::vec(prop_oneof![0..2u64, u64::MAX - 2..], 0..4)) {
+            let mut frame = BytesMut::new();
+            for gap in &gaps {
+                let mut record = BytesMut::new();
+                put_varint(&mut record, *gap);
+                record.put_slice(&[0, 0, 0]);
+                frame.put_u32_le(u32::try_from(record.len()).unwrap());
+                frame.put_slice(&record);
+            }
+            let fits = gaps.iter().try_fold(1u64, |next, gap| next.checked_add(*gap)?.checked_add(1)).is_some();
+            let batch = Batch::decode(Offset(1), Timestamp(0), u32::try_from(gaps.len()).unwrap(), frame.freeze());
+            prop_assert_eq!(batch.is_ok(), fits);
+            prop_assert!(batch.is_ok_and(|batch| batch.iter().count() == gaps.len()) == fits);
         }
 
         #[test]

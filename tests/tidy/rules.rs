@@ -19,8 +19,9 @@ const FILE_MAX: usize = 400;
 
 /// Below: what each module may use of the others. Dependencies point one way:
 /// process -> stages -> order, log -> record.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("record", &[]),
+    ("framing", &[]),
     ("metrics", &["record"]),
     ("log", &["record", "metrics"]),
     ("topics", &["record", "log"]),
@@ -28,7 +29,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("takeover", STAGE),
     ("observe", &["record", "metrics", "log", "topics", "order", "takeover", "resequence"]),
     ("audit", &["record", "log", "topics"]),
-    ("ingress", &["record", "metrics", "log", "topics", "order", "takeover", "observe"]),
+    ("ingress", &["record", "framing", "metrics", "log", "topics", "order", "takeover", "observe"]),
     ("work", STAGE),
     ("resequence", STAGE),
     ("deliver", STAGE),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::resequence::MOST_DESTINATIONS;
 
-use super::{Config, Log, Order, Problem, Retry, Work};
+use super::{Address, Config, Log, Order, Problem, Retry, Work};
+use crate::framing::Framing;
 
 /// The most lanes times destinations that one control partition may have. Its whole state is one
 /// record of at most 512 KiB, of which a lane and each of its destinations take some 100 bytes
@@ -19,10 +20,40 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     order(&config.order, config.ingress.max_body.get(), &mut found);
     destinations(config, &mut found);
     topics(config, &mut found);
-    if config.admin.listen == config.ingress.http && !config.admin.listen.as_str().ends_with(":0") {
+    ports(config, &mut found);
+    found
+}
+
+/// The longest media type and name of a principal that are given to each message of a port.
+const LONGEST_TEXT: usize = 255;
+
+fn ports(config: &Config, found: &mut Vec<Problem>) {
+    let fixed = |address: &Address| !address.as_str().ends_with(":0");
+    if config.admin.listen == config.ingress.http && fixed(&config.admin.listen) {
         found.push(Problem::at("admin.listen", "is the address of ingress.http, too; give one of them another port"));
     }
-    found
+    let mut taken = vec![("ingress.http", &config.ingress.http), ("admin.listen", &config.admin.listen)];
+    for port in &config.ingress.tcp {
+        let mut wrong = |reason: String| found.push(Problem::at("ingress.tcp", format!("{}: {reason}", port.listen)));
+        if let Some((other, _)) = taken.iter().find(|(_, address)| **address == port.listen && fixed(address)) {
+            wrong(format!("is the address of {other}, too; give one of them another port"));
+        }
+        taken.push(("another port of ingress.tcp", &port.listen));
+        if port.ack.is_some_and(|ack| !ack.fits(port.framing)) {
+            let kinds = if port.framing == Framing::Mllp { "none, mllp-commit, hl7" } else { "none, line" };
+            wrong(format!("with this framing ack is one of {kinds}"));
+        }
+        for (key, text) in [("content_type", &port.content_type), ("principal", &port.principal)] {
+            let fine = |text: &String| (1..=LONGEST_TEXT).contains(&text.len()) && text.bytes().all(is_plain);
+            if !text.as_ref().is_none_or(fine) {
+                wrong(format!("{key} has to have 1 to {LONGEST_TEXT} printable ASCII characters"));
+            }
+        }
+    }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e)
 }
 
 fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
