@@ -21,7 +21,7 @@ run: ## Build it and show what it does, live
 	cargo run --release --quiet -- demo
 
 .PHONY: test
-test: lint doc unit node helm ## Everything that has to hold before a change goes in
+test: lint doc unit node page helm ## Everything that has to hold before a change goes in
 
 .PHONY: unit
 unit: ## Tests of the library, the program and its command line
@@ -39,6 +39,12 @@ node: ## Tests of the Node.js package and examples, where Node.js is installed
 .PHONY: kafka
 kafka: ## Apache Kafka on this machine, to try things out; says what to put into the config, Ctrl-C ends it
 	@scripts/kafka
+
+.PHONY: page
+page: ## Tests of the admin page, where Node.js and Chromium are installed
+	@if command -v node >/dev/null && { command -v chromium || command -v "$${CHROMIUM:-}"; } >/dev/null; then \
+	  cargo build --quiet; npm --prefix tests/page ci --silent; node --test tests/page/*.test.js; \
+	else echo "page: Node.js or Chromium is not installed, nothing is tested here"; fi
 
 # The version of Helm that is built where none is installed; Go keeps what it has built.
 HELM_MODULE := helm.sh/helm/v3/cmd/helm@v3.22.0

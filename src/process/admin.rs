@@ -2,6 +2,7 @@
 //! while the roles' runtime has no time to spare.
 
 mod guard;
+mod page;
 pub mod verify;
 
 use std::net::{SocketAddr, TcpListener};
@@ -74,6 +75,7 @@ fn router(readiness: Readiness, guard: Guard, more: Router) -> Router {
     };
     let metrics = || async { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render()).into_response() };
     Router::new()
+        .route("/", get(page::page))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))

@@ -15,7 +15,7 @@ pub(super) async fn all(State(operate): State<Operate>) -> Result<Json<Value>, R
     let mut lanes = Vec::new();
     for lane in 0..operate.topics.lanes {
         lanes.push(match operate.look(Partition(lane)).await {
-            Ok(Looked::Live(live)) => summary(&live),
+            Ok(Looked::Live(live)) => summary(&live, operate.options.window),
             Ok(Looked::Lost(lost)) => without_cursor(lane, &lost),
             Err(refusal) => json!({"lane": lane, "problem": refusal.detail}),
         });
@@ -28,7 +28,7 @@ pub(super) async fn one(State(operate): State<Operate>, Path(lane): Path<u32>) -
         Looked::Live(live) => live,
         Looked::Lost(lost) => return Ok(Json(without_cursor(lane, &lost))),
     };
-    let mut lane = summary(&live);
+    let mut lane = summary(&live, operate.options.window);
     lane["messages"] = live.messages().take(LISTED).map(|message| describe(&message)).collect();
     Ok(Json(lane))
 }
@@ -37,7 +37,7 @@ fn without_cursor(lane: u32, lost: &str) -> Value {
     json!({"lane": lane, "haltedByLoss": lost, "haltedMessages": [], "messages": []})
 }
 
-fn summary(live: &Live) -> Value {
+fn summary(live: &Live, window: u64) -> Value {
     let (mut working, mut ready) = (0u64, 0u64);
     let mut halted = Vec::new();
     for message in live.messages() {
@@ -57,6 +57,7 @@ fn summary(live: &Live) -> Value {
         "inputEnd": live.input_end.0,
         "lag": live.input_end.0.saturating_sub(cursor.frontier),
         "limit": cursor.limit,
+        "window": window,
         "inProgress": working,
         "ready": ready,
         "releasedAboveFrontier": cursor.released.iter().map(|(_, run)| run).sum::<u64>(),
