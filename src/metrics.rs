@@ -96,6 +96,53 @@ pub fn forget_lane(lane: Partition) {
     let _ = f.lane.oldest_unreleased_seconds.remove_label_values(&[&label]);
 }
 
+/// How a batch's item ends, as the label `status` has it.
+pub(crate) const ITEM_STATUSES: [&str; 5] = ["succeeded", "failed", "timedOut", "discarded", "cancelled"];
+
+/// The batches of one lane, moved by its owner.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    /// Those that have not ended.
+    pub active: IntGauge,
+    /// Those that cannot go on by themselves.
+    pub stalled: IntGauge,
+    /// Items generated and not finished.
+    pub open_items: IntGauge,
+    /// Items put on the input.
+    pub generated: IntCounter,
+    lane: String,
+}
+
+impl Batches {
+    /// Items that ended so: one of the contract's words.
+    #[must_use]
+    pub fn ended(&self, status: &str) -> IntCounter {
+        families().batches.ended.with_label_values(&[self.lane.as_str(), status])
+    }
+}
+
+/// The handles of a lane's batches.
+#[must_use]
+pub fn batches(lane: Partition) -> Batches {
+    let (f, lane) = (&families().batches, lane.to_string());
+    let of = [lane.as_str()];
+    Batches {
+        active: f.active.with_label_values(&of),
+        stalled: f.stalled.with_label_values(&of),
+        open_items: f.open_items.with_label_values(&of),
+        generated: f.generated.with_label_values(&of),
+        lane,
+    }
+}
+
+/// Takes the gauges of a lane's batches out, as [`forget_lane`] does.
+pub fn forget_batches(lane: Partition) {
+    let (f, label) = (&families().batches, lane.to_string());
+    for gauge in [&f.active, &f.stalled, &f.open_items] {
+        let _ = gauge.remove_label_values(&[&label]);
+    }
+}
+
 /// Why a result was dropped instead of being taken as its record's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {

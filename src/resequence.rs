@@ -6,6 +6,7 @@
 //! it the only one.
 
 mod admit;
+mod batches;
 mod destinations;
 mod entry;
 mod execute;
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use destinations::{Destinations, MOST_DESTINATIONS, UnknownDestination};
-pub use entry::{Answer, Entry, Outcome, Retrying};
+pub use entry::{Answer, Entry, Item, Outcome, Retrying};
 pub use lane::{DamagedCursor, LaneState, Need};
 pub use output::OUTPUTS;
 pub use scope::Scope;
@@ -77,6 +78,8 @@ pub struct Options {
     pub identities: usize,
     /// The largest output in bytes. Default 1 MiB.
     pub max_output: usize,
+    /// How many items of a batch are out at once where its start does not say. Default 100.
+    pub batch_window: u32,
 }
 
 impl Default for Options {
@@ -89,6 +92,7 @@ impl Default for Options {
             deadline: Duration::from_secs(600),
             identities: 100_000,
             max_output: 1 << 20,
+            batch_window: 100,
         }
     }
 }

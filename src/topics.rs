@@ -29,6 +29,14 @@ pub struct Topics {
     pub cursors_deliver: Topic,
     /// What became of each message, by lane.
     pub ledger: Topic,
+    /// What users ask of staggered batches, by lane.
+    pub batches: Topic,
+    /// Items uploaded for batches, by lane.
+    pub batch_items: Topic,
+    /// The state of each batch, by lane.
+    pub batch_state: Topic,
+    /// What happened to batches, by lane.
+    pub events: Topic,
     /// The ordered output topic of each destination, by the destination's name.
     pub destinations: BTreeMap<String, Topic>,
     /// How many lanes there are.
@@ -54,6 +62,10 @@ impl Topics {
             cursors_resequence: topic("cursors.resequence"),
             cursors_deliver: topic("cursors.deliver"),
             ledger: topic("ledger"),
+            batches: topic("batches"),
+            batch_items: topic("batch-items"),
+            batch_state: topic("batch-state"),
+            events: topic("events"),
             destinations: destinations.iter().map(|d| ((*d).to_owned(), of_destination(d))).collect(),
             lanes,
             control_partitions,
@@ -84,6 +96,10 @@ impl Topics {
             ("cursors.resequence", &self.cursors_resequence),
             ("cursors.deliver", &self.cursors_deliver),
             ("ledger", &self.ledger),
+            ("batches", &self.batches),
+            ("batch-items", &self.batch_items),
+            ("batch-state", &self.batch_state),
+            ("events", &self.events),
         ];
         let key = |name: &str| format!("topics.{}", name.replace(['-', '.'], "_"));
         let own = own.into_iter().map(|(name, topic)| (key(name), topic, description::of(name)));
@@ -141,7 +157,7 @@ mod tests {
         assert_eq!(of("orders.control"), TopicShape { partitions: 2, cleanup: Cleanup::Keep });
         assert_eq!(of("orders.cursors.deliver"), TopicShape { partitions: 2, cleanup: Cleanup::Compact });
         assert_eq!(of("orders.work"), TopicShape { partitions: 16, cleanup: Cleanup::Delete });
-        assert_eq!(shapes.len(), 10);
+        assert_eq!(shapes.len(), 14);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use prometheus::{
     Registry,
 };
 
-use super::{Attempt, Dropped, Port, Push, Role};
+use super::{Attempt, Dropped, ITEM_STATUSES, Port, Push, Role};
 
 /// From a commit on a local disk (0.15 ms) to one that runs into the transaction time-out of 10 s.
 /// Each bound costs one series per role.
@@ -113,6 +113,7 @@ pub(super) struct Families {
     pub(super) ingress: Ingress,
     pub(super) work: Work,
     pub(super) lane: Lane,
+    pub(super) batches: Batches,
     pub(super) owner: Owner,
     pub(super) destination: Destination,
     pub(super) retention_headroom_ratio: Gauge,
@@ -127,6 +128,7 @@ impl Families {
             ingress: Ingress::register(c),
             work: Work::register(c),
             lane: Lane::register(c),
+            batches: Batches::register(c),
             owner: Owner::register(c),
             destination: Destination::register(c),
             retention_headroom_ratio: c.real_gauge(
@@ -251,6 +253,34 @@ impl Lane {
                 "seriatim_torn_total",
                 "Torn transactions found at a take-over; each halts its lane.",
                 &lane,
+            ),
+        }
+    }
+}
+
+/// Staggered batches, by the owner of their lane.
+#[derive(Debug)]
+pub(super) struct Batches {
+    pub(super) active: IntGaugeVec,
+    pub(super) stalled: IntGaugeVec,
+    pub(super) open_items: IntGaugeVec,
+    pub(super) generated: IntCounterVec,
+    pub(super) ended: IntCounterVec,
+}
+
+impl Batches {
+    fn register(c: &mut Catalogue) -> Self {
+        let of = [lane()];
+        let by_status = [lane(), values("status", &ITEM_STATUSES)];
+        Self {
+            active: c.gauges("seriatim_batches_active", "Batches that have not ended.", &of),
+            stalled: c.gauges("seriatim_batches_stalled", "Batches that cannot go on by themselves.", &of),
+            open_items: c.gauges("seriatim_batch_items_open", "Items of batches generated and not finished.", &of),
+            generated: c.counters("seriatim_batch_items_generated_total", "Items of batches put on the input.", &of),
+            ended: c.counters(
+                "seriatim_batch_items_ended_total",
+                "Items of batches by how they ended; one that is retried counts again.",
+                &by_status,
             ),
         }
     }

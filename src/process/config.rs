@@ -16,6 +16,7 @@
 //! # Ok::<(), seriatim::process::config::Error>(())
 //! ```
 
+mod batch;
 mod check;
 mod destinations;
 mod error;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::Topic;
 use crate::topics::Topics;
+pub use batch::{Batch, Window};
 pub use destinations::{Destination, HttpPush, Progress, Push, PushFailure, PushRetry, Start};
 pub use error::{Error, Problem};
 pub use ingress::{Hl7, Ingress, TcpPort, Tls};
@@ -65,6 +67,8 @@ pub struct Config {
     pub work: Work,
     /// In which order results leave.
     pub order: Order,
+    /// How staggered batches are run where their start does not say.
+    pub batch: Batch,
     /// Where they go, by name.
     pub destinations: BTreeMap<DestinationName, Destination>,
     /// The admin port.

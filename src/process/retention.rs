@@ -71,11 +71,17 @@ async fn floors(log: &dyn Log, keep: &Keep) -> Result<BTreeMap<TopicPartition, O
     Ok(floors)
 }
 
-fn of_lane(topics: &Topics, lane: Partition, cursor: &LaneCursor) -> [(TopicPartition, Offset); 3] {
+/// Uploaded items of batches that have not ended are needed from the lowest on. Without such a batch
+/// the retention alone decides, for uploads that are still coming in, too; a batch that finds its items
+/// gone fails, and says so.
+fn of_lane(topics: &Topics, lane: Partition, cursor: &LaneCursor) -> [(TopicPartition, Offset); 5] {
+    let items = cursor.batch_items.unwrap_or(u64::MAX);
     [
         (topics.input.partition(lane), Offset(cursor.frontier)),
         (topics.results.partition(lane), Offset(cursor.results)),
         (topics.ledger.partition(lane), Offset(cursor.identities)),
+        (topics.batches.partition(lane), Offset(cursor.batches)),
+        (topics.batch_items.partition(lane), Offset(items)),
     ]
 }
 
@@ -90,7 +96,8 @@ fn done_when_written(keep: &Keep) -> Vec<(&Topic, u32)> {
     let topics = &*keep.topics;
     let read = topics.destinations.values().filter(|topic| !keep.pushed.contains(topic));
     let outputs = read.map(|topic| (topic, topics.lanes));
-    outputs.chain([(&topics.dead_letter, topics.lanes), (&topics.work, topics.work_partitions)]).collect()
+    let others = [(&topics.dead_letter, topics.lanes), (&topics.events, topics.lanes)];
+    outputs.chain(others).chain([(&topics.work, topics.work_partitions)]).collect()
 }
 
 /// What is left of the retention before the oldest unreleased record has used it up, or of the
@@ -125,7 +132,10 @@ mod tests {
     }
 
     fn lane_cursor(topics: &Topics) -> Append {
-        let lanes = BTreeMap::from([(0, LaneCursor { frontier: 4, results: 7, ..LaneCursor::default() })]);
+        let lanes = BTreeMap::from([(
+            0,
+            LaneCursor { frontier: 4, results: 7, batch_items: Some(5), ..LaneCursor::default() },
+        )]);
         let cursor = OwnerCursor { lanes, ..OwnerCursor::default() };
         cursor_append(metrics::Role::Resequence, &topics.cursors_resequence.partition(Partition(0)), &cursor)
     }
@@ -146,7 +156,7 @@ mod tests {
         engine.ensure(&topics).await.expect("there are none yet");
         let (read, pushed) = (&topics.destinations["default"], &topics.destinations["pushed"]);
         let (log, lane, other) = (engine.log(), Partition(0), Partition(1));
-        for topic in [&topics.input, &topics.results, &topics.ledger, read, pushed] {
+        for topic in [&topics.input, &topics.results, &topics.ledger, &topics.batch_items, read, pushed] {
             append(&*log, topic.partition(lane), 10).await;
             append(&*log, topic.partition(other), 10).await;
         }
@@ -159,6 +169,7 @@ mod tests {
             (&topics.input, [4, 0], "up to the frontier, and nothing of a lane that nobody has owned"),
             (&topics.results, [7, 0], "up to the position in the results"),
             (&topics.ledger, [0, 0], "up to the identities"),
+            (&topics.batch_items, [5, 0], "up to what a batch needs"),
             (pushed, [3, 0], "up to what is pushed"),
             (read, [9, 9], "all but the last, which says where the partition ends"),
         ] {

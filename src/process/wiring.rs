@@ -146,6 +146,7 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
         window: order.window.get().into(),
         memory: share.max(RESULTS_MIN * max_output),
         deadline: config.work.deadline.get(),
+        batch_window: config.batch.window.get(),
         max_output,
         ..Default::default()
     }

@@ -63,6 +63,10 @@ pub struct LaneCursor {
     /// The outputs that a former owner has committed beyond this cursor, by topic: `(source
     /// offset, output index)` and their sequence number. Not written again; removed as they are met.
     pub suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
+    /// The position in the commands of batches: every command below it has been executed.
+    pub batches: u64,
+    /// The lowest offset of uploaded items that a batch which has not ended still needs, if any.
+    pub batch_items: Option<u64>,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
 }

@@ -4,8 +4,9 @@ use crate::order::{Admission, Verdict, Violated};
 use crate::record::ledger::Identity;
 use crate::record::{Name, Offset, RecordRef, Round, check, error_json};
 
-use super::entry::{Entry, Outcome};
+use super::entry::{Entry, Item, Outcome};
 use super::lane::LaneState;
+use super::scope::item_groups;
 
 impl LaneState {
     /// Admits fetched input while there is room.
@@ -57,7 +58,11 @@ impl LaneState {
             Ok(mask) => (mask, None),
             Err(unknown) => (0, Some(Outcome::Refused(error_json("unknown-destination", unknown)))),
         };
-        self.scope.groups(record, mask, &mut self.groups);
+        let item = Item::of(record);
+        match &item {
+            None => self.scope.groups(record, mask, &mut self.groups),
+            Some(_) => item_groups(record, &mut self.groups),
+        }
         let identity = record.headers.get(Name::Id).map(|id| Identity::of(id, record.value));
         let (identity, repeated) = self.judge_identity(offset, identity)?;
         let round = self.rounds.get(&offset).copied().unwrap_or_default();
@@ -71,6 +76,7 @@ impl LaneState {
             destinations: mask,
             key: record.key.map(Into::into),
             identity: identity.map(Box::new),
+            item: item.map(Box::new),
             outcome,
             retrying: None,
             input: None,
@@ -86,6 +92,7 @@ impl LaneState {
                 let _ = self.order.resolve(offset);
             } else {
                 self.overdue.admitted(offset);
+                self.claim_item(offset, record.timestamp);
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::order::Ticket;
 use crate::record::ledger::Identity;
-use crate::record::{Batch, Offset, Round, Timestamp};
+use crate::record::{Batch, BatchItem, Name, Offset, RecordRef, Round, Timestamp};
 
 /// Marks the result that an operator's skip is, beside status `failed`, as passed over whatever the policy is.
 pub(super) const SKIPPED: &[u8] = b"skipped";
@@ -22,12 +22,33 @@ pub struct Entry {
     pub key: Option<Box<[u8]>>,
     /// Its identity, where it has one and is the first with it.
     pub identity: Option<Box<Identity>>,
+    /// The batch's item that it is, where it is one.
+    pub item: Option<Box<Item>>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// The last attempt that failed and is followed by another.
     pub retrying: Option<Box<Retrying>>,
     /// The input record itself, fetched again to be dead-lettered.
     pub(super) input: Option<Batch>,
+}
+
+/// An item of a batch, as the header of its input record names it. Workers need not repeat it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The batch.
+    pub id: Box<str>,
+    /// Its index; one past the last is the final item.
+    pub index: u64,
+    /// Its round within the batch, which is not that of the record.
+    pub round: Round,
+}
+
+impl Item {
+    /// The item that an input record is, `None` where it is none.
+    pub(super) fn of(record: &RecordRef<'_>) -> Option<Self> {
+        let BatchItem { id, index, round } = BatchItem::decode(record.headers.text(Name::Batch)?)?;
+        Some(Self { id: id.into(), index, round })
+    }
 }
 
 /// How work on a record ended.
@@ -41,6 +62,9 @@ pub enum Outcome {
     KeyReused(Offset),
     /// It could not be worked on at all: an error as JSON.
     Refused(String),
+    /// An item that its batch does not wait for, or no longer: its place is passed over, for this
+    /// reason as JSON.
+    Withdrawn(String),
 }
 
 /// The first valid result of a record.
@@ -63,7 +87,7 @@ impl Entry {
         match self.outcome.as_ref()? {
             Outcome::Result(answer) => answer.error.as_deref().map(ToOwned::to_owned),
             Outcome::Refused(error) => Some(error.clone()),
-            Outcome::KeyReused(_) | Outcome::Duplicate(_) => None,
+            Outcome::KeyReused(_) | Outcome::Duplicate(_) | Outcome::Withdrawn(_) => None,
         }
     }
 }

@@ -55,7 +55,8 @@ impl LaneState {
         let Standing::Open { started: false, resolved } = self.order.standing(offset) else { return None };
         let entry = self.order.entry_mut(offset)?;
         // How a repeat ends follows from the input alone: no result counts for it, so no verb either.
-        let is_repeat = matches!(entry.outcome, Some(Outcome::Duplicate(_) | Outcome::KeyReused(_)));
+        let is_repeat =
+            matches!(entry.outcome, Some(Outcome::Duplicate(_) | Outcome::KeyReused(_) | Outcome::Withdrawn(_)));
         if entry.round != Round(seen) || is_repeat {
             return None;
         }

@@ -42,7 +42,8 @@ pub(super) async fn resend(
     let mut builder = BatchBuilder::default();
     builder.push(record.key, record.value, |to| {
         for (name, value) in record.headers.iter() {
-            if !name.starts_with(b"seriatim-") || name == Name::Destination.as_str().as_bytes() {
+            let of_the_message = [Name::Destination, Name::Batch].map(|name| name.as_str().as_bytes()).contains(&name);
+            if !name.starts_with(b"seriatim-") || of_the_message {
                 to.put_named(name, value);
             }
         }

@@ -10,6 +10,7 @@ use crate::record::cursor::LaneCursor;
 use crate::record::{Batch, Epoch, Offset, Partition, Round, Timestamp};
 
 use super::Options;
+use super::batches::Batches;
 use super::destinations::Destinations;
 use super::entry::Entry;
 use super::memory::Memory;
@@ -105,6 +106,8 @@ pub struct LaneState {
     pub(super) needs: Vec<Need>,
     pub(super) duplicates: u64,
     pub(super) groups: Vec<Group>,
+    /// The coordinator of the lane's batches; observers have none.
+    pub(super) batches: Option<Box<Batches>>,
 }
 
 impl LaneState {
@@ -175,6 +178,7 @@ impl LaneState {
             needs: Vec::new(),
             duplicates: 0,
             groups: Vec::new(),
+            batches: None,
             options: options.clone(),
             destinations: destinations.clone(),
         })
@@ -267,6 +271,9 @@ impl LaneState {
     pub(super) fn advance_and_release(&mut self, epoch: Epoch, now: Timestamp) -> Result<(), Violated> {
         if self.halted.is_some() {
             return Ok(());
+        }
+        if let Some(batches) = &mut self.batches {
+            batches.now = now;
         }
         loop {
             self.advance(now)?;

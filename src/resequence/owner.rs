@@ -23,6 +23,7 @@ use crate::takeover;
 use crate::topics::Topics;
 
 use super::Options;
+use super::batches::ItemsWanted;
 use super::lane::Need;
 use super::restore::Accepted;
 use super::seat::Seat;
@@ -61,6 +62,8 @@ pub(super) enum Exit {
 enum Happening {
     Input(Partition, Box<dyn Reader>, Result<Fetched, Error>),
     Results(Partition, Box<dyn Reader>, Result<Fetched, Error>),
+    Commands(Partition, Box<dyn Reader>, Result<Fetched, Error>),
+    Items(Partition, ItemsWanted, Result<Fetched, Error>),
     Swept(Partition, Box<dyn Reader>, Result<Fetched, Error>),
     NotSwept(Partition, Error),
     InputRecord(Partition, Offset, Result<Option<Batch>, Error>),
@@ -191,6 +194,8 @@ impl Owner {
         match happening {
             Happening::Input(lane, reader, fetched) => self.seat(lane).input_read(reader, fetched)?,
             Happening::Results(lane, reader, fetched) => self.seat(lane).results_read(reader, fetched)?,
+            Happening::Commands(lane, reader, fetched) => self.seat(lane).commands_read(reader, fetched)?,
+            Happening::Items(lane, wanted, fetched) => self.seat(lane).items_read(&wanted, fetched)?,
             Happening::Swept(lane, reader, fetched) => self.swept(lane, reader, fetched)?,
             Happening::NotSwept(lane, error) => self.seat(lane).sweep_failed(error)?,
             Happening::InputRecord(lane, offset, record) => self.seat(lane).input_fetched(offset, record)?,
@@ -227,7 +232,9 @@ impl Owner {
             let (input_from, results_from) = (state.input_position(), state.results_position());
             let input = log.read(&input, input_from, Visibility::Written, FETCH_BYTES).await;
             let results = log.read(&results, results_from, Visibility::Written, FETCH_BYTES).await;
-            seat.open(input, results)?;
+            let (commands, from) = (self.shared.topics.batches.partition(seat.lane), seat.commands_position());
+            let commands = log.read(&commands, from, Visibility::Written, FETCH_BYTES).await;
+            seat.open(input, results, commands)?;
         }
         Ok(())
     }

@@ -67,6 +67,7 @@ impl LaneState {
     #[must_use]
     pub fn failure(&self, entry: &Entry) -> Option<String> {
         match turn(entry, &self.destinations, self.scope_allows(entry), self.options.max_output) {
+            _ if entry.item.is_some() => None,
             Turn::Fail { error, dead_letter: false } => Some(error),
             _ => entry.failure(),
         }
@@ -87,7 +88,7 @@ impl LaneState {
         let Some(entry) = self.order.entry(part.offset) else { return Ok(()) };
         match turn(entry, &self.destinations, self.scope_allows(entry), self.options.max_output) {
             Turn::Send(record, outputs) => {
-                let only = only_destination(self.scope == Scope::Destination, entry, part);
+                let only = only_destination(self.scope_allows(entry).is_some(), entry, part);
                 let source = Source { lane: self.lane, offset: part.offset };
                 self.sent.clear();
                 outputs.each(|output| {
@@ -120,6 +121,8 @@ impl LaneState {
                 self.recall(part.offset);
                 Ok(())
             }
+            // Holding a failed item back is its batch's affair: its place in the lane is taken at once.
+            Turn::Fail { error, .. } if entry.item.is_some() => self.leave(part, Some(Left::Skipped(error))),
             Turn::Fail { error, dead_letter } => {
                 let policy = if dead_letter { OnFailure::DeadLetter } else { self.options.on_failure };
                 self.fail(part, error, policy)
@@ -163,6 +166,7 @@ impl LaneState {
         if let Some(Left::DeadLettered(error)) = &outcome {
             self.write_dead_letter(part, &entry, error);
         }
+        self.item_left(&entry, offset, outcome.as_ref());
         let identity = entry.identity.map(|identity| *identity);
         if identity.is_some() {
             self.identified.push(offset);
@@ -198,7 +202,7 @@ impl LaneState {
     }
 
     fn scope_allows(&self, entry: &Entry) -> Option<u64> {
-        (self.scope == Scope::Destination).then_some(entry.destinations)
+        (self.scope == Scope::Destination && entry.item.is_none()).then_some(entry.destinations)
     }
 
     /// Takes what was gathered as the appends of one commit, without the cursor.
@@ -215,6 +219,9 @@ impl LaneState {
             add(self.destinations.topic(number), builder);
         }
         add(&topics.dead_letter, &mut gathered.dead_letters);
+        if let Some(batches) = &mut self.batches {
+            batches.write(topics, &mut add);
+        }
         if !gathered.ledger.entries.is_empty() {
             gathered.ledger.frontier = self.order.frontier().0;
             gathered.ledger.read_to = self.order.read_to().0;
@@ -236,6 +243,7 @@ fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<u64>,
             return Turn::Fail { error: error_json("key-reused", detail), dead_letter: true };
         }
         Some(Outcome::Refused(error)) => return fail(error.clone()),
+        Some(Outcome::Withdrawn(error)) => return Turn::Leave(Left::Skipped(error.clone())),
         // Only resolved records are ever ready.
         None => return Turn::Recall,
     };

@@ -7,6 +7,7 @@ use crate::record::ledger::LedgerRecord;
 use crate::record::{Offset, Partition};
 use crate::takeover;
 
+use super::batches::Batches;
 use super::destinations::Destinations;
 use super::lane::{LaneState, Lost};
 use super::owner::Shared;
@@ -72,6 +73,11 @@ async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) 
         Ok(state) => state,
         Err(damaged) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(damaged.to_string()), ..cursor })),
     };
+    match Batches::load(shared, lane, &cursor).await {
+        Ok(batches) => state.batches = Some(Box::new(batches)),
+        Err(Error::Damaged(reason)) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(reason), ..cursor })),
+        Err(error) => return Err(error.into()),
+    }
     match reload_identities(shared, &mut state, Offset(cursor.identities)).await {
         Ok(ledger_end) => Ok(Seat::going(state, ledger_end)),
         Err(Error::Damaged(reason)) => Ok(Seat::halted(lane, LaneCursor { halted: Some(reason), ..cursor })),
@@ -85,6 +91,7 @@ async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Res
     cursor.frontier = shared.log.bounds(&topics.input.partition(lane)).await?.start.0;
     cursor.results = shared.log.bounds(&topics.results.partition(lane)).await?.start.0;
     cursor.identities = shared.log.bounds(&topics.ledger.partition(lane)).await?.start.0;
+    cursor.batches = shared.log.bounds(&topics.batches.partition(lane)).await?.start.0;
     Ok(())
 }
 
@@ -102,9 +109,12 @@ async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneC
 /// Why the lane cannot be read on from its cursor: a log that begins above the position needed.
 async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Result<Option<String>, Error> {
     let topics = &shared.topics;
-    for (topic, needed) in
-        [(&topics.input, cursor.frontier), (&topics.results, cursor.results), (&topics.ledger, cursor.identities)]
-    {
+    for (topic, needed) in [
+        (&topics.input, cursor.frontier),
+        (&topics.results, cursor.results),
+        (&topics.ledger, cursor.identities),
+        (&topics.batches, cursor.batches),
+    ] {
         let of = topic.partition(lane);
         let bounds = shared.log.bounds(&of).await?;
         let wanted = Offset(needed);
@@ -162,6 +172,8 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
     }
     let ledger = shared.log.bounds(&topics.ledger.partition(lane)).await?;
     cursor.identities = cursor.identities.clamp(ledger.start.0, ledger.end.0);
+    let batches = shared.log.bounds(&topics.batches.partition(lane)).await?;
+    cursor.batches = cursor.batches.clamp(batches.start.0, batches.end.0);
     for topic in topics.destinations.values() {
         let name = topic.as_str().to_owned();
         let counter = cursor.sequences.get(&name).copied().unwrap_or(0);

@@ -30,8 +30,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Puts the groups of a record into `groups`; none where it is one of its own. Its destinations are bits of `mask`; there are
-    /// none where it names an unknown one.
+    /// Puts the groups of a record into `groups`; none where it is one of its own. Its destinations are
+    /// bits of `mask`; there are none where it names an unknown one.
     pub(super) fn groups(&self, record: &RecordRef<'_>, mask: u64, groups: &mut Vec<Group>) {
         groups.clear();
         match self {
@@ -46,6 +46,13 @@ impl Scope {
             }
         }
     }
+}
+
+/// The groups of a batch's item: that of its key, which the items of an ordered batch share, else
+/// none, so that it stands alone.
+pub(super) fn item_groups(record: &RecordRef<'_>, groups: &mut Vec<Group>) {
+    groups.clear();
+    groups.extend(record.key.map(|key| group_of(Some(&[b"seriatim-batch:", key].concat()))));
 }
 
 /// The groups of a record that names an unknown destination: one for each name, in the order of

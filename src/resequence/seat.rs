@@ -8,6 +8,7 @@ use crate::record::cursor::LaneCursor;
 use crate::record::{Batch, Epoch, Offset, Partition, Timestamp};
 use crate::topics::Topics;
 
+use super::batches::{Batches, ItemsWanted};
 use super::lane::{LaneState, Need};
 
 /// One lane of an owner.
@@ -17,6 +18,7 @@ pub(super) struct Seat {
     /// The readers, while nobody waits for them.
     pub(super) input: Option<Box<dyn Reader>>,
     pub(super) results: Option<Box<dyn Reader>>,
+    pub(super) commands: Option<Box<dyn Reader>>,
     ledger_end: Offset,
     /// An invariant that did not hold: the lane is restored from its last cursor, halted.
     pub(super) defect: Option<String>,
@@ -40,7 +42,16 @@ impl Seat {
     }
 
     fn new(lane: Partition, hold: Hold, ledger_end: Offset) -> Self {
-        Self { lane, hold, input: None, results: None, ledger_end, defect: None, metrics: metrics::lane(lane) }
+        Self {
+            lane,
+            hold,
+            input: None,
+            results: None,
+            commands: None,
+            ledger_end,
+            defect: None,
+            metrics: metrics::lane(lane),
+        }
     }
 
     pub(super) fn state(&self) -> Option<&LaneState> {
@@ -62,9 +73,11 @@ impl Seat {
         &mut self,
         input: Result<Box<dyn Reader>, Error>,
         results: Result<Box<dyn Reader>, Error>,
+        commands: Result<Box<dyn Reader>, Error>,
     ) -> Result<(), Error> {
         self.input = self.unless_lost(input)?;
         self.results = self.unless_lost(results)?;
+        self.commands = self.unless_lost(commands)?;
         Ok(())
     }
 
@@ -72,7 +85,11 @@ impl Seat {
     /// releases has to be committed.
     pub(super) fn work(&mut self, epoch: Epoch, now: Timestamp) -> bool {
         let Hold::Going(state) = &mut self.hold else { return false };
-        match state.advance_and_release(epoch, now) {
+        let worked = state.advance_and_release(epoch, now).and_then(|()| {
+            // What was withdrawn leaves at once.
+            if state.coordinate(now) { state.advance_and_release(epoch, now) } else { Ok(()) }
+        });
+        match worked {
             Ok(()) => state.halted.is_some() || state.limit_due() || state.has_news(),
             Err(violated) => {
                 self.found_defect(&violated);
@@ -118,6 +135,48 @@ impl Seat {
             state.add_results(fetched.batches, fetched.next);
         }
         Ok(())
+    }
+
+    pub(super) fn commands_read(
+        &mut self,
+        reader: Box<dyn Reader>,
+        fetched: Result<Fetched, Error>,
+    ) -> Result<(), Error> {
+        self.commands = Some(reader);
+        let Some(fetched) = self.unless_lost(fetched)? else { return Ok(()) };
+        if let Some(batches) = self.batches_mut() {
+            batches.add_commands(fetched);
+        }
+        Ok(())
+    }
+
+    /// Takes items of an upload. That they are gone ends their batch, not the lane.
+    pub(super) fn items_read(&mut self, wanted: &ItemsWanted, fetched: Result<Fetched, Error>) -> Result<(), Error> {
+        let fetched = match fetched {
+            Err(error @ (Error::Lost { .. } | Error::Damaged(_))) => Err(error.to_string()),
+            Err(error) => return Err(error),
+            Ok(fetched) => Ok(fetched),
+        };
+        if let Some(batches) = self.batches_mut() {
+            batches.items_read(wanted, fetched);
+        }
+        Ok(())
+    }
+
+    fn batches_mut(&mut self) -> Option<&mut Batches> {
+        self.state_mut()?.batches.as_deref_mut()
+    }
+
+    pub(super) fn commands_position(&self) -> Offset {
+        self.state().and_then(|state| state.batches.as_ref()).map_or(Offset::ZERO, |batches| batches.read_to())
+    }
+
+    pub(super) fn wanted_commands(&mut self) -> Option<Box<dyn Reader>> {
+        self.state()?.batches.as_ref()?.wants_commands().then(|| self.commands.take())?
+    }
+
+    pub(super) fn wanted_items(&mut self) -> Option<ItemsWanted> {
+        self.batches_mut()?.wanted_items()
     }
 
     /// Takes what a sweep read; says whether it has to go on.
@@ -177,7 +236,9 @@ impl Seat {
     }
 
     pub(super) fn has_gathered(&self) -> bool {
-        self.state().is_some_and(|state| !state.gathered.is_empty())
+        self.state().is_some_and(|state| {
+            !state.gathered.is_empty() || state.batches.as_ref().is_some_and(|batches| batches.has_gathered())
+        })
     }
 
     pub(super) fn form_commit(&mut self, topics: &Topics) -> (Vec<Append>, LaneCursor) {
@@ -213,7 +274,9 @@ impl Seat {
     }
 
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.state()?.overdue.next_due()
+        let state = self.state()?;
+        let batches = state.batches.as_ref().and_then(|batches| batches.next_due());
+        [state.overdue.next_due(), batches].into_iter().flatten().min()
     }
 
     /// Asks for what is overdue to be sent again, and refreshes the gauges.
@@ -224,6 +287,9 @@ impl Seat {
             return;
         };
         state.send_overdue(now);
+        if let Some(batches) = &mut state.batches {
+            batches.gauge();
+        }
         metrics.duplicates.inc_by(std::mem::take(&mut state.duplicates));
         metrics.lag_records.set(gauge(state.lag()));
         metrics.halted.set(gauge(state.halts.len() as u64));
@@ -237,6 +303,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         metrics::forget_lane(self.lane);
+        metrics::forget_batches(self.lane);
     }
 }
 

@@ -30,6 +30,8 @@ impl LaneState {
             order: self.scope.to_string(),
             next_order: self.next_scope.as_ref().map(|(from, scope)| (from.0, scope.to_string())),
             suppressed: self.suppressed.clone(),
+            batches: self.batches.as_ref().map_or(0, |batches| batches.position().0),
+            batch_items: self.batches.as_ref().and_then(|batches| batches.needed_items()),
             halted: self.halted.clone(),
         }
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::log::Cleanup;
 
 /// The files, embedded, so that a program needs nothing beside it.
-const FILES: [&str; 9] = [
+const FILES: [&str; 13] = [
     include_str!("../../topics/input.toml"),
     include_str!("../../topics/results.toml"),
     include_str!("../../topics/output.toml"),
@@ -18,6 +18,10 @@ const FILES: [&str; 9] = [
     include_str!("../../topics/cursors.resequence.toml"),
     include_str!("../../topics/cursors.deliver.toml"),
     include_str!("../../topics/ledger.toml"),
+    include_str!("../../topics/batches.toml"),
+    include_str!("../../topics/batch-items.toml"),
+    include_str!("../../topics/batch-state.toml"),
+    include_str!("../../topics/events.toml"),
 ];
 
 static DESCRIPTIONS: LazyLock<Vec<Description>> = LazyLock::new(|| {

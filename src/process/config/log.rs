@@ -112,6 +112,14 @@ pub struct TopicNames {
     pub cursors_deliver: Option<TopicName>,
     /// What became of each message.
     pub ledger: Option<TopicName>,
+    /// What users ask of staggered batches.
+    pub batches: Option<TopicName>,
+    /// Items uploaded for batches.
+    pub batch_items: Option<TopicName>,
+    /// The state of batches.
+    pub batch_state: Option<TopicName>,
+    /// What happened to batches.
+    pub events: Option<TopicName>,
 }
 
 impl TopicNames {
@@ -125,6 +133,10 @@ impl TopicNames {
             (&self.cursors_resequence, &mut to.cursors_resequence),
             (&self.cursors_deliver, &mut to.cursors_deliver),
             (&self.ledger, &mut to.ledger),
+            (&self.batches, &mut to.batches),
+            (&self.batch_items, &mut to.batch_items),
+            (&self.batch_state, &mut to.batch_state),
+            (&self.events, &mut to.events),
         ] {
             if let Some(name) = name {
                 *topic = Topic::from(name.as_str());

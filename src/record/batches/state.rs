@@ -246,6 +246,20 @@ impl BatchState {
     }
 }
 
+impl ItemStatus {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::TimedOut => "timedOut",
+            Self::Discarded => "discarded",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 impl Open {
     /// Whether it waits for an operator.
     #[must_use]

@@ -6,6 +6,7 @@ use crate::metrics;
 use crate::record::Partition;
 use crate::takeover;
 
+use super::super::batches::ItemsWanted;
 use super::super::fetch;
 use super::super::lane::{LaneState, Need};
 
@@ -20,6 +21,13 @@ impl Owner {
         let seat = &mut self.seats[index];
         if let Some(reader) = seat.wanted_results() {
             self.read(reader, move |reader, fetched| Happening::Results(lane, reader, fetched));
+        }
+        let seat = &mut self.seats[index];
+        if let Some(reader) = seat.wanted_commands() {
+            self.read(reader, move |reader, fetched| Happening::Commands(lane, reader, fetched));
+        }
+        while let Some(wanted) = self.seats[index].wanted_items() {
+            self.read_items(lane, wanted);
         }
         for need in self.seats[index].needs() {
             self.serve_need(lane, need);
@@ -47,6 +55,19 @@ impl Owner {
                 }));
             }
         }
+    }
+
+    /// Reads items of an upload, once.
+    fn read_items(&self, lane: Partition, wanted: ItemsWanted) {
+        let Shared { log, topics, .. } = self.shared.clone();
+        self.under_way.push(Box::pin(async move {
+            let items = topics.batch_items.partition(lane);
+            let fetched = match log.read(&items, wanted.from, Visibility::Written, ItemsWanted::FETCH_BYTES).await {
+                Ok(mut reader) => reader.next().await,
+                Err(error) => Err(error),
+            };
+            Happening::Items(lane, wanted, fetched)
+        }));
     }
 
     /// Reads forgotten results again, one sweep a lane at a time.
