@@ -12,6 +12,7 @@ pub mod control;
 pub mod cursor;
 mod headers;
 pub mod ledger;
+pub mod outputs;
 pub mod push;
 
 use std::fmt;

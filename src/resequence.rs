@@ -33,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 pub use destinations::{Destinations, MOST_DESTINATIONS, UnknownDestination};
 pub use entry::{Answer, Entry, Item, Outcome, Retrying};
 pub use lane::{DamagedCursor, LaneState, Need};
-pub use output::OUTPUTS;
 pub use scope::Scope;
 
 use crate::log::{Log, TopicPartition};

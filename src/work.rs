@@ -26,7 +26,6 @@ mod inlet;
 pub mod jq;
 mod opening;
 mod outbox;
-pub mod outputs;
 mod pool;
 mod processor;
 mod seats;

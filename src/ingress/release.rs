@@ -15,10 +15,10 @@ use super::waiters::{Guest, Woken};
 use crate::log::Error;
 use crate::observe::{ledger, outputs};
 use crate::record::ledger::Outcome;
+use crate::record::outputs::OUTPUTS;
 use crate::record::{Batch, Name, Offset, Sequence, Source};
 
 /// The media type of several outputs in one answer.
-const SEVERAL: &str = "application/vnd.seriatim.outputs+json";
 
 /// Reads a `wait` parameter: `30s`, `500ms`, or seconds.
 ///
@@ -151,7 +151,7 @@ async fn sent_answer(service: &Service, source: Source, sent: Vec<(String, u64)>
                 })
                 .collect();
             let body = serde_json::to_vec(&outputs).expect("plain data always serializes");
-            ([(header::CONTENT_TYPE, SEVERAL)], body).into_response()
+            ([(header::CONTENT_TYPE, OUTPUTS)], body).into_response()
         }
     })
 }

@@ -1,16 +1,10 @@
 //! From a result to the outputs that it means. What workers answer is untrusted: one invalid
 //! output fails the whole result.
 
-use base64::Engine as _;
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
+use crate::record::outputs::{self, OUTPUTS, OutputJson};
 use crate::record::{HeaderWriter, Name, RecordRef, ResultHeaders, error_json};
 
 use super::destinations::{Destinations, numbers};
-
-/// The media type of a result that holds several outputs, or one with a key or headers.
-pub const OUTPUTS: &[u8] = b"application/vnd.seriatim.outputs+json";
 
 /// The outputs of one result, in order.
 #[derive(Debug)]
@@ -57,24 +51,11 @@ pub(super) struct Rules<'a> {
     pub(super) max_output: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Json<'a> {
-    destination: Option<String>,
-    key: Option<String>,
-    #[serde(default)]
-    headers: serde_json::Map<String, serde_json::Value>,
-    content_type: Option<String>,
-    #[serde(borrow)]
-    body: Option<&'a RawValue>,
-    body_base64: Option<String>,
-}
-
 impl<'a> Outputs<'a> {
     /// What a `done` result means; the error is that of a failed result, as JSON.
     pub(super) fn of(record: &RecordRef<'a>, headers: &ResultHeaders<'a>, rules: Rules<'_>) -> Result<Self, String> {
         let value = record.value.unwrap_or_default();
-        if headers.content_type == Some(OUTPUTS) {
+        if headers.content_type == Some(OUTPUTS.as_bytes()) {
             return Self::several(value, rules).map(Self::Several).map_err(|e| error_json("bad-outputs", e));
         }
         let destinations = match headers.destinations {
@@ -86,12 +67,9 @@ impl<'a> Outputs<'a> {
     }
 
     fn several(value: &[u8], rules: Rules<'_>) -> Result<Vec<Output>, String> {
-        let list: Vec<Json<'_>> =
-            serde_json::from_slice(value).map_err(|e| format!("not the outputs contract: {e}"))?;
-        list.into_iter()
-            .enumerate()
-            .map(|(index, json)| json.output(rules).map_err(|e| format!("output {index}: {e}")))
-            .collect()
+        let list = outputs::check(value).map_err(|e| e.to_string())?;
+        let one = |(index, json)| rules.output(json).map_err(|e| format!("output {index}: {e}"));
+        list.into_iter().enumerate().map(one).collect()
     }
 
     /// Every output record, in the order of its index.
@@ -134,39 +112,22 @@ impl Rules<'_> {
         }
     }
 
+    fn output(&self, json: OutputJson) -> Result<Output, String> {
+        let destinations = match &json.destination {
+            Some(named) => self.named(named.as_bytes())?,
+            None => self.unnamed()?,
+        };
+        let (value, content_type) = (json.value(), json.media_type().map(str::to_owned));
+        let OutputJson { key, headers, .. } = json;
+        let headers: Vec<_> = headers.into_iter().collect();
+        let named: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.fits(value.len() + key.as_ref().map_or(0, String::len) + named)?;
+        Ok(Output { destinations, key, headers, content_type, value })
+    }
+
     fn fits(&self, size: usize) -> Result<(), String> {
         if size <= self.max_output { Ok(()) } else { Err(format!("{size} bytes, the limit is {}", self.max_output)) }
     }
-}
-
-impl Json<'_> {
-    fn output(self, rules: Rules<'_>) -> Result<Output, String> {
-        let destinations = match &self.destination {
-            Some(named) => rules.named(named.as_bytes())?,
-            None => rules.unnamed()?,
-        };
-        let text = |(name, value): (String, serde_json::Value)| match value {
-            serde_json::Value::String(value) if !name.starts_with("seriatim-") => Ok((name, value)),
-            _ => Err(format!("header `{name}` has to be a string, and not named seriatim-")),
-        };
-        let headers = self.headers.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
-        let value = match (self.body, self.body_base64) {
-            (Some(_), Some(_)) => return Err("it has both body and bodyBase64".to_owned()),
-            (None, Some(encoded)) => {
-                base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|e| format!("bodyBase64: {e}"))?
-            }
-            (Some(body), None) => raw(body),
-            (None, None) => Vec::new(),
-        };
-        let key = self.key.as_ref().map_or(0, String::len);
-        rules.fits(value.len() + key + headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>())?;
-        Ok(Output { destinations, key: self.key, headers, content_type: self.content_type, value })
-    }
-}
-
-/// A JSON string is the text it holds; anything else stays as it was written.
-fn raw(body: &RawValue) -> Vec<u8> {
-    serde_json::from_str::<String>(body.get()).map_or_else(|_| body.get().as_bytes().to_vec(), String::into_bytes)
 }
 
 impl Written<'_> {
@@ -174,8 +135,7 @@ impl Written<'_> {
     /// that are not Seriatim's own.
     pub(super) fn headers(&self, result: &RecordRef<'_>, to: &mut HeaderWriter<'_>) {
         if let Some(output) = self.output {
-            let media = output.content_type.as_deref();
-            if let Some(media) = media.or(Some("application/json")) {
+            if let Some(media) = &output.content_type {
                 to.put(Name::ContentType, media.as_bytes());
             }
             for (name, value) in &output.headers {
@@ -223,14 +183,14 @@ mod tests {
     #[test]
     fn one_invalid_output_fails_the_whole_result() {
         for (json, word) in [
-            ("{}", "contract"),
+            ("{}", "array"),
             (r#"[{"body":1},{"destination":"nowhere","body":1}]"#, "output 1: there is no destination `nowhere`"),
             (r#"[{"destination":"a","body":1}]"#, "only those that the message names"),
             (r#"[{"body":1,"bodyBase64":""}]"#, "both"),
             (r#"[{"bodyBase64":"%"}]"#, "bodyBase64"),
             (r#"[{"extra":1}]"#, "extra"),
-            (r#"[{"headers":{"n":1}}]"#, "header `n`"),
-            (r#"[{"headers":{"seriatim-source":"0:1"}}]"#, "seriatim-"),
+            (r#"[{"body":1,"headers":{"n":1}}]"#, "headers.n"),
+            (r#"[{"body":1,"headers":{"seriatim-source":"0:1"}}]"#, "seriatim-"),
             (r#"[{"body":"012345678901234567890"}]"#, "the limit is 20"),
         ] {
             let error = several(json, Some(2)).expect_err(json);

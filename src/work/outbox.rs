@@ -14,10 +14,10 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::oneshot;
 
 use super::feed::{FeedId, Task};
-use super::outputs;
 use super::processor::{Answer, Failure, Output};
 use super::store::Store;
 use crate::log::{self, Log, Topic};
+use crate::record::outputs;
 use crate::record::{BatchBuilder, HeaderWriter, Offset, Partition, ResultHeaders, Status};
 
 /// Results that the log has not acknowledged are held in memory: beyond this nothing new is begun.
@@ -101,7 +101,7 @@ impl Outbox {
                 );
             }
             Answer::Several(json) => {
-                let content_type = Some(outputs::CONTENT_TYPE.as_bytes());
+                let content_type = Some(outputs::OUTPUTS.as_bytes());
                 self.put(task, Status::Done, Some(json), |_| {}, |h| ResultHeaders { content_type, ..h });
             }
         }

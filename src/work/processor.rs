@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use crate::record::outputs::{self, OutputJson};
 use crate::record::{Batch, Name, RecordRef, Source, Timestamp};
 
 /// Works on one record at a time; many calls run at once, in any order.
@@ -133,8 +134,29 @@ pub enum Answer {
     /// There is one; it gets the message's key.
     One(Output),
     /// There are several: the JSON array of `application/vnd.seriatim.outputs+json`, as
-    /// [`Answer::several`] and [`super::outputs::check`] make sure.
+    /// [`Answer::several`] and [`outputs::check`] make sure.
     Several(Bytes),
+}
+
+impl Answer {
+    /// The answer that an array of outputs is: an empty one is no output.
+    ///
+    /// # Errors
+    ///
+    /// As [`outputs::check`].
+    pub fn from_outputs_json(json: Bytes) -> Result<Self, outputs::Invalid> {
+        Ok(if outputs::check(&json)?.is_empty() { Self::Empty } else { Self::Several(json) })
+    }
+
+    /// The answer of these outputs.
+    ///
+    /// # Errors
+    ///
+    /// As [`outputs::check`].
+    pub fn several(several: &[OutputJson]) -> Result<Self, outputs::Invalid> {
+        let json = serde_json::to_vec(several).map_err(|e| outputs::Invalid::Json(e.to_string()))?;
+        Self::from_outputs_json(json.into())
+    }
 }
 
 /// One output.

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::record::Source;
-use crate::work::outputs;
-use crate::work::outputs::OutputJson;
+use crate::record::outputs::{self, OutputJson};
 use crate::work::processor::{Answer, Failure, Job, Output};
 
 /// Exactly one of `body` and `body_base64` is there; a key that is not UTF-8 is in `key_base64`.
@@ -120,31 +119,14 @@ fn answer(outputs: &RawValue) -> Result<Answer, outputs::Invalid> {
     let mut list = outputs::check(json.as_bytes())?;
     Ok(match list.len() {
         0 => Answer::Empty,
-        1 if list[0].key.is_none() && list[0].headers.is_empty() => Answer::One(single(list.swap_remove(0), json)),
+        1 if list[0].key.is_none() && list[0].headers.is_empty() => Answer::One(single(list.swap_remove(0))),
         _ => Answer::Several(Bytes::copy_from_slice(json.as_bytes())),
     })
 }
 
-/// The one output in `json`. JSON that is no string stays as it was written.
-fn single(output: OutputJson, json: &str) -> Output {
-    let OutputJson { destination, content_type, body, body_base64, .. } = output;
-    let (body, natural) = match (body, body_base64) {
-        (Some(serde_json::Value::String(text)), _) => (text.into_bytes(), None),
-        (Some(value), _) => {
-            let written = serde_json::from_str::<[Written<'_>; 1]>(json).map(|[only]| only.body.get().to_owned());
-            (written.unwrap_or_else(|_| value.to_string()).into_bytes(), Some("application/json".to_owned()))
-        }
-        (None, base64) => (BASE64_STANDARD.decode(base64.unwrap_or_default()).unwrap_or_default(), None),
-    };
-    let content_type = content_type.or(natural).map(Bytes::from);
-    Output { body: body.into(), content_type, destinations: destination, headers: Vec::new() }
-}
-
-/// The body of an output, as it was written.
-#[derive(Deserialize)]
-struct Written<'a> {
-    #[serde(borrow)]
-    body: &'a RawValue,
+fn single(output: OutputJson) -> Output {
+    let content_type = output.media_type().map(|media| Bytes::copy_from_slice(media.as_bytes()));
+    Output { body: output.value().into(), content_type, destinations: output.destination, headers: Vec::new() }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
 use super::broken;
-use crate::work::outputs;
+use crate::record::outputs;
 use crate::work::processor::{Answer, Failure, Output, PROBLEM_BYTES};
 
 /// Longer ones name more destinations than any pipeline has.
@@ -48,7 +48,7 @@ async fn output(response: Response, max_output: usize) -> Result<Answer, Failure
 
 fn is_outputs(content_type: &[u8]) -> bool {
     let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(outputs::CONTENT_TYPE.as_bytes())
+    media_type.trim_ascii().eq_ignore_ascii_case(outputs::OUTPUTS.as_bytes())
 }
 
 /// All headers of a name as one list.

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn several_values_are_an_array_of_outputs_that_is_valid() {
         let Ok(Answer::Several(json)) = run_on(".[]", r#"[1,"a\"b",{"c":null}]"#) else { panic!("there are three") };
-        let outputs = crate::work::outputs::check(&json).expect("it is valid");
+        let outputs = crate::record::outputs::check(&json).expect("it is valid");
         assert_eq!(outputs.len(), 3);
         assert_eq!(outputs[1].body_base64.as_deref(), Some(&*BASE64_STANDARD.encode(r#""a\"b""#)));
     }

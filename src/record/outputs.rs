@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-
-use super::processor::Answer;
+use serde_json::value::RawValue;
 
 /// The media type of several outputs.
-pub const CONTENT_TYPE: &str = "application/vnd.seriatim.outputs+json";
+pub const OUTPUTS: &str = "application/vnd.seriatim.outputs+json";
 
 /// No message becomes more outputs than that: each is a record of one release.
-const MAX_OUTPUTS: usize = 10_000;
+pub const MAX_OUTPUTS: usize = 10_000;
 
 /// One output as it is written in JSON. Exactly one of `body` and `body_base64` is there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OutputJson {
     /// Destinations, separated by `, `; absent: those of the message, else the default.
@@ -31,17 +29,17 @@ pub struct OutputJson {
     /// The media type of the body; absent: `application/json` for JSON that is no string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// The body: a string is its text, other JSON stays as it is.
+    /// The body: a string is its text, other JSON stays as it was written.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub body: Option<serde_json::Value>,
+    pub body: Option<Box<RawValue>>,
     /// The body where it is not text, in standard Base64 with padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
 }
 
 /// `null` is a body like any other JSON, and not the absence of one.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<serde_json::Value>, D::Error> {
-    serde_json::Value::deserialize(from).map(Some)
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 /// What is wrong with an array of outputs.
@@ -64,6 +62,26 @@ pub enum Invalid {
 }
 
 impl OutputJson {
+    /// The bytes that reach the destination.
+    #[must_use]
+    pub fn value(&self) -> Vec<u8> {
+        match (&self.body, &self.body_base64) {
+            (Some(body), _) => match serde_json::from_str::<String>(body.get()) {
+                Ok(text) => text.into_bytes(),
+                Err(_) => body.get().as_bytes().to_vec(),
+            },
+            // Looked at when the array was checked.
+            (None, encoded) => BASE64_STANDARD.decode(encoded.as_deref().unwrap_or_default()).unwrap_or_default(),
+        }
+    }
+
+    /// Their media type, where it is known.
+    #[must_use]
+    pub fn media_type(&self) -> Option<&str> {
+        let is_json = self.body.as_ref().is_some_and(|body| !body.get().starts_with('"'));
+        self.content_type.as_deref().or(is_json.then_some("application/json"))
+    }
+
     fn invalid(&self) -> Option<String> {
         match (&self.body, &self.body_base64) {
             (None, None) => return Some("there is neither `body` nor `bodyBase64`".to_owned()),
@@ -88,7 +106,8 @@ impl OutputJson {
 }
 
 /// Whether a header name is one that no worker may set on an output.
-pub(super) fn is_reserved(name: &[u8]) -> bool {
+#[must_use]
+pub fn is_reserved(name: &[u8]) -> bool {
     name.is_empty() || name.len() >= 9 && name[..9].eq_ignore_ascii_case(b"seriatim-")
 }
 
@@ -109,27 +128,6 @@ pub fn check(json: &[u8]) -> Result<Vec<OutputJson>, Invalid> {
     match wrong {
         Some((index, reason)) => Err(Invalid::Output { index, reason }),
         None => Ok(outputs),
-    }
-}
-
-impl Answer {
-    /// The answer that such an array is: an empty one is no output.
-    ///
-    /// # Errors
-    ///
-    /// As [`check`].
-    pub fn from_outputs_json(json: Bytes) -> Result<Self, Invalid> {
-        Ok(if check(&json)?.is_empty() { Self::Empty } else { Self::Several(json) })
-    }
-
-    /// The answer of these outputs.
-    ///
-    /// # Errors
-    ///
-    /// As [`check`].
-    pub fn several(outputs: &[OutputJson]) -> Result<Self, Invalid> {
-        let json = serde_json::to_vec(outputs).map_err(|e| Invalid::Json(e.to_string()))?;
-        Self::from_outputs_json(json.into())
     }
 }
 
@@ -159,9 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_array_is_no_output_and_others_stay_verbatim() {
-        assert_eq!(Answer::from_outputs_json(Bytes::from_static(b" []")), Ok(Answer::Empty));
-        let json = Bytes::from_static(b"[ {\"body\": 1.0} ]");
-        assert_eq!(Answer::from_outputs_json(json.clone()), Ok(Answer::Several(json)));
+    fn bodies_stay_as_they_were_written() {
+        let outputs = check(br#"[{"body": 1.0e2 },{"body":"a\n"},{"body":null},{"bodyBase64":"/w=="}]"#).expect("good");
+        let values: Vec<_> = outputs.iter().map(|output| (output.value(), output.media_type())).collect();
+        let json = Some("application/json");
+        assert_eq!(
+            values,
+            [(b"1.0e2".to_vec(), json), (b"a\n".to_vec(), None), (b"null".to_vec(), json), (vec![0xff], None)]
+        );
     }
 }
