@@ -58,7 +58,8 @@ helm: ## Tests of the Helm chart, where Helm or Go and Python are installed
 	[ -x "$$helm" ] || GOBIN=$(HELM_TOOLS) go install $(HELM_MODULE); \
 	[ -x $(HELM_TOOLS)/python/bin/python ] || python3 -m venv $(HELM_TOOLS)/python; \
 	$(HELM_TOOLS)/python/bin/pip install --quiet --disable-pip-version-check -r helm/requirements.txt; \
-	$(HELM_TOOLS)/python/bin/python helm/check.py "$$helm"
+	cargo build --quiet; \
+	$(HELM_TOOLS)/python/bin/python helm/check.py "$$helm" $(CARGO_TARGET_DIR)/debug/seriatim
 
 .PHONY: sim
 sim: ## The whole pipeline under faults and virtual time: SEEDS=2000, or one to replay: SEED=42

@@ -1,20 +1,24 @@
 """Lints the chart, renders it with each set of values in ci/, and checks what comes out.
 
-    python check.py [HELM]
+    python check.py [HELM [SERIATIM]]
 
 Every object against the Kubernetes schemas, strictly, so that a misspelt field is found; and what a
-schema cannot know: the restricted profile, probes, budgets, selectors that fit, secrets that exist.
+schema cannot know: the restricted profile, probes, budgets, selectors that fit, secrets that exist,
+and, where the program is named, that it takes the configuration with what the chart sets over it.
 """
 
 import pathlib
 import subprocess
 import sys
+import tempfile
+import tomllib
 
 import kubernetes_validate
 import yaml
 
 CHART = pathlib.Path(__file__).parent
 HELM = sys.argv[1] if len(sys.argv) > 1 else "helm"
+SERIATIM = sys.argv[2] if len(sys.argv) > 2 else None
 # The oldest that the chart takes, and the newest that the package of schemas has.
 VERSIONS = ["1.30.0", kubernetes_validate.latest_version()]
 ROLES = ["ingress", "work", "resequence", "deliver"]
@@ -89,15 +93,33 @@ def check_role(one, values):
     return role, labels
 
 
+def check_config(one, known):
+    """The program with a container's variables and its file, asked what is in effect."""
+    container = one["spec"]["template"]["spec"]["containers"][0]
+    env = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
+    volumes = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
+    config = known[f"ConfigMap/{volumes['config']['configMap']['name']}"]["data"]["seriatim.toml"]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(config)
+        file.flush()
+        env["SERIATIM_CONFIG"] = file.name
+        done = subprocess.run([SERIATIM, "check", "--dump"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{name(one)}: {done.stderr}"
+    dumped = tomllib.loads(done.stdout)
+    assert dumped["ingress"]["http"] == "0.0.0.0:8080" and dumped["admin"]["listen"] == "0.0.0.0:8090"
+
+
 def check(objects, values):
     known = {name(one): one for one in objects}
     assert len(known) == len(objects), "two objects have the same name"
-    deployments = [one for one in objects if one["kind"] == "Deployment"]
+    deployments = [one for one in workloads(objects) if one["kind"] == "Deployment"]
     pods = dict(check_role(one, values) for one in deployments)
     assert set(pods) == values["roles"]
-    for job in (one for one in objects if one["kind"] == "Job"):
+    for job in (one for one in workloads(objects) if one["kind"] == "Job"):
         _, main, _ = check_pod(job, values["config_maps"], values["secrets"])
         assert main["args"] == ["topics", "apply"]
+    for one in workloads(objects) if SERIATIM else []:
+        check_config(one, known)
     for one in objects:
         selector = one["spec"].get("selector") or one["spec"].get("podSelector") if "spec" in one else None
         if one["kind"] in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
