@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-pub use engine::Engine;
+pub use engine::{Engine, Finding};
 pub use error::Error;
 pub use role::{Role, Roles};
 pub use running::{RoleError, Running};

@@ -1,11 +1,15 @@
 //! The topics of a pipeline: their names, derived from the pipeline's, and their shapes, from the
 //! data files in `topics/`, one a topic.
 
+mod acls;
 mod description;
+mod plan;
 
 use std::collections::BTreeMap;
 
+pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
+pub use plan::{Difference, Found, Keeping, Wanted, differences};
 
 use crate::log::{Topic, TopicPartition, TopicShape};
 use crate::record::Partition;

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::Exit;
 use crate::log::embedded::Embedded;
 use crate::process::config::{Address, Config};
-use crate::process::secret;
+use crate::process::{self, Engine, secret};
+use crate::topics::Difference;
 use crate::work::jq;
 
 /// Look at the configuration and at what it names: folder, ports, files, programs
@@ -96,15 +97,34 @@ impl Findings {
     }
 
     fn log(&mut self, config: &Config) {
-        let Some(folder) = config.log.folder() else {
-            return self.error("log.kafka", "this build has the embedded log only; give log.embedded a folder instead");
-        };
+        let Some(folder) = config.log.folder() else { return self.kafka(config) };
         if let Err(error) = writable(&folder) {
             return self.error("log.embedded", format!("{} cannot be written to: {error}", folder.display()));
         }
         match Embedded::objections(&folder, &config.topics().shapes()) {
             Ok(objections) => objections.into_iter().for_each(|reason| self.error("log.partitions", reason)),
             Err(error) => self.error("log.embedded", error.to_string()),
+        }
+    }
+
+    /// Asks the brokers; where they answer, the topics are looked at, too.
+    fn kafka(&mut self, config: &Config) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let look = async { Engine::open(config).await?.findings(&config.topics()).await };
+        let findings = match runtime.map(|runtime| runtime.block_on(look)) {
+            Ok(Ok(findings)) => findings,
+            Ok(Err(error)) => return self.error("log.kafka", error.to_string()),
+            Err(error) => return self.error("log.kafka", format!("cannot look: {error}")),
+        };
+        let missing = findings.iter().filter(|finding| finding.partitions.is_none()).count();
+        if missing > 0 {
+            self.error("log.kafka", format!("{missing} topics are missing; `seriatim topics apply` creates them"));
+        }
+        for process::Finding { wanted, differences, .. } in findings {
+            for Difference { refused, reason } in differences {
+                let reason = format!("topic {}: {reason}", wanted.topic);
+                if refused { self.error("log.kafka", reason) } else { self.warning("log.kafka", reason) }
+            }
         }
     }
 
@@ -224,7 +244,8 @@ mod tests {
         assert_eq!(found("work.exec.command = ['no-such-program']"), [(Level::Error, "work.exec.command".to_owned())]);
         assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded".to_owned())]);
         assert_eq!(found("work.jq = '.foo bar'"), [(Level::Error, "work.jq".to_owned())]);
-        assert_eq!(found("work.jq = '.'\nlog.kafka = {}"), [(Level::Error, "log.kafka".to_owned())]);
+        let nobody = "work.jq = '.'\nlog.kafka = { 'bootstrap.servers' = '127.0.0.1:1' }";
+        assert_eq!(found(nobody), [(Level::Error, "log.kafka".to_owned())]);
         assert_eq!(
             found("work.jq = '.'\nadmin.token_file = '/no/such'"),
             [(Level::Error, "admin.token_file".to_owned())]

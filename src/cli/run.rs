@@ -40,7 +40,7 @@ impl Run {
 /// What the configuration is to blame for has an exit code of its own.
 fn told(error: Error) -> anyhow::Error {
     match error {
-        Error::Unsupported { .. } | Error::File { .. } | Error::Worker(_) | Error::Destination { .. } => {
+        Error::File { .. } | Error::Worker(_) | Error::Destination { .. } => {
             Failure::new(Exit::BadConfig, error.to_string()).into()
         }
         error => error.into(),

@@ -6,16 +6,17 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Exit;
-use crate::log::{Cleanup, TopicShape};
-use crate::process::Engine;
+use crate::log::Cleanup;
 use crate::process::config::Config;
+use crate::process::{Engine, Finding};
+use crate::topics::{Acl, Difference};
 
 /// Show the topics of the pipeline, or create those that are missing
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
   seriatim topics plan
-  seriatim topics plan --json
+  seriatim topics plan --acls
   seriatim topics apply
 
 The embedded log belongs to one process: end `seriatim run` first.")]
@@ -30,17 +31,30 @@ pub(super) struct Topics {
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Action {
     /// Compare the topics with what they have to be; change nothing
-    Plan,
+    Plan {
+        /// Print instead what each role has to be allowed in Kafka, and no more
+        #[arg(long)]
+        acls: bool,
+    },
     /// Create those that are missing; refuse where one is otherwise than it has to be
     Apply,
 }
 
 impl Topics {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
+        if let Action::Plan { acls: true } = self.action {
+            let acls = config.topics().acls(config.name.as_str());
+            print!("{}", if self.json { serde_json::to_string_pretty(&acls)? + "\n" } else { allowed(&acls) });
+            return Ok(Exit::Ok);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let lines = runtime.block_on(async {
             if let Action::Apply = self.action {
-                Engine::open(config).await?.ensure(&config.topics()).await?;
+                let engine = Engine::open(config).await?;
+                // What is refused is shown below, with all its reasons.
+                if !engine.findings(&config.topics()).await?.iter().any(Finding::is_refused) {
+                    engine.create(&config.topics()).await?;
+                }
             }
             compare(config).await
         })?;
@@ -63,6 +77,7 @@ struct Line {
     state: State,
     /// How many partitions it has instead, where that is what differs.
     found: Option<u32>,
+    differences: Vec<Difference>,
     description: &'static str,
 }
 
@@ -71,56 +86,60 @@ struct Line {
 enum State {
     Present,
     Missing,
-    /// It cannot be made right: its partitions are fixed.
+    /// The pipeline does not run on it as it is.
     Differs,
 }
 
 async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
-    // Opening a folder that is not there would make it, and a plan changes nothing.
-    let engine = match config.log.folder() {
-        Some(folder) if !folder.exists() => None,
-        _ => Some(Engine::open(config).await?),
-    };
     let topics = config.topics();
+    // Opening a folder that is not there would make it, and a plan changes nothing.
+    let findings = match config.log.folder() {
+        Some(folder) if !folder.exists() => Vec::new(),
+        _ => Engine::open(config).await?.findings(&topics).await?,
+    };
+    let mut findings = findings.into_iter();
     let mut lines = Vec::new();
     for ((topic, wanted), (_, _, description)) in topics.shapes().into_iter().zip(topics.all()) {
-        let found = match &engine {
-            Some(engine) => engine.log().shape(&topic).await?,
-            None => None,
+        let finding = findings.next();
+        let state = match &finding {
+            Some(finding) if finding.is_refused() => State::Differs,
+            Some(finding) if finding.partitions.is_some() => State::Present,
+            _ => State::Missing,
         };
+        let found = finding.as_ref().and_then(|finding| finding.partitions);
         lines.push(Line {
             topic: topic.to_string(),
             partitions: wanted.partitions,
             cleanup: wanted.cleanup,
-            state: state(found.as_ref(), &wanted),
-            found: found.map(|shape| shape.partitions).filter(|found| *found != wanted.partitions),
+            state,
+            found: found.filter(|found| *found != wanted.partitions),
+            differences: finding.map(|finding| finding.differences).unwrap_or_default(),
             description: &description.description,
         });
     }
     Ok(lines)
 }
 
-fn state(found: Option<&TopicShape>, wanted: &TopicShape) -> State {
-    match found {
-        None => State::Missing,
-        Some(found) if found == wanted => State::Present,
-        Some(_) => State::Differs,
-    }
-}
-
 fn text(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.topic.len()).max().unwrap_or_default();
     let mut text = String::new();
-    for Line { topic, partitions, cleanup, state, found, description } in lines {
-        let state = match (state, found) {
-            (State::Present, _) => "present".to_owned(),
-            (State::Missing, _) => "missing".to_owned(),
-            (State::Differs, Some(found)) => format!("differs: has {found} partitions"),
-            (State::Differs, None) => "differs: another cleanup".to_owned(),
-        };
-        let cleanup = format!("{cleanup:?}").to_lowercase();
-        writeln!(text, "{topic:width$}  {partitions:>3}  {cleanup:7}  {state:9}  {description}")
+    for Line { topic, partitions, cleanup, state, differences, description, .. } in lines {
+        let (state, cleanup) = (format!("{state:?}").to_lowercase(), format!("{cleanup:?}").to_lowercase());
+        writeln!(text, "{topic:width$}  {partitions:>3}  {cleanup:7}  {state:7}  {description}")
             .expect("a String takes everything");
+        for Difference { refused, reason } in differences {
+            let how = if *refused { "refused" } else { "unwise" };
+            writeln!(text, "{:width$}  {how}: {reason}", "").expect("a String takes everything");
+        }
+    }
+    text
+}
+
+fn allowed(acls: &[Acl]) -> String {
+    let mut text = String::new();
+    for Acl { role, resource, name, operations } in acls {
+        let operations = operations.join(", ");
+        writeln!(text, "{role:12}  {resource:16}  {name:32}  {operations}").expect("a String takes everything");
     }
     text
 }
@@ -152,6 +171,6 @@ mod tests {
         let lines = compare(&config(&folder, 3)).await.expect("nothing is in the way");
         let input = lines.iter().find(|line| line.topic == "seriatim.input").expect("it is one of them");
         assert_eq!((input.state, input.found), (State::Differs, Some(2)));
-        assert!(text(&lines).contains("differs: has 2 partitions"));
+        assert!(text(&lines).contains("refused: it has 2 partitions, not 3"), "{}", text(&lines));
     }
 }

@@ -36,6 +36,8 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
+pub use self::topics::{Creation, Inspected};
+
 use self::append::Appender;
 use self::asker::{Asker, Commits};
 use self::client::Properties;
@@ -92,6 +94,8 @@ impl Kafka {
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let log = Self::new(options)?;
         log.0.asker.greet().await?;
+        // Its producer gets its number from the brokers meanwhile, which the first append waits for.
+        log.0.appender.prepare()?;
         Ok(log)
     }
 
@@ -101,15 +105,10 @@ impl Kafka {
     ///
     /// As [`Kafka::connect`], for properties.
     pub fn new(options: Options) -> Result<Self, Error> {
+        if let Some(reason) = refusal(&options.properties) {
+            return Err(Error::Damaged(format!("log.kafka: {reason}")));
+        }
         let properties = Properties(options.properties);
-        if let Some(fixed) = properties.fixed() {
-            return Err(Error::Damaged(format!(
-                "log.kafka: {fixed} decides what is promised and is set by Seriatim: remove it"
-            )));
-        }
-        if !properties.0.contains_key("bootstrap.servers") {
-            return Err(Error::Damaged("log.kafka: bootstrap.servers is missing".to_owned()));
-        }
         let commits = Arc::new(Commits::default());
         Ok(Self(Arc::new(Shared {
             asker: Asker::new(&properties, Arc::clone(&commits))?,
@@ -120,6 +119,37 @@ impl Kafka {
             properties,
         })))
     }
+
+    /// What a topic is like in all its settings, `None` where there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where nobody answers or may not tell.
+    pub async fn inspect(&self, topic: &Topic) -> Result<Option<Inspected>, Error> {
+        topics::inspect(&self.0.asker, topic).await
+    }
+
+    /// Creates topics and waits, for 20 s at most, until they can be used. One that exists already
+    /// stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where the brokers refuse, [`Error::Damaged`] where one exists with
+    /// another number of partitions.
+    pub async fn create(&self, topics: &[Creation]) -> Result<(), Error> {
+        topics::create(&self.0.asker, topics).await
+    }
+}
+
+/// The property that a configuration may not set, or has to, and why; `None` where all is well as
+/// far as can be told without making a client.
+#[must_use]
+pub fn refusal(properties: &BTreeMap<String, String>) -> Option<String> {
+    if let Some(fixed) = properties.keys().find(|key| client::FIXED.contains(&key.as_str())) {
+        return Some(format!("{fixed} decides what is promised and is set by Seriatim: remove it"));
+    }
+    let missing = !properties.contains_key("bootstrap.servers");
+    missing.then(|| "bootstrap.servers is missing: give the brokers' addresses, separated by commas".to_owned())
 }
 
 impl Log for Kafka {

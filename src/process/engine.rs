@@ -1,51 +1,185 @@
 //! Which log a process stands on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Error;
-use super::config::Config;
-use crate::log::Log;
-use crate::log::embedded::{Embedded, Options};
-use crate::topics::Topics;
+use super::config::{Config, Properties, Size};
+use crate::log::embedded::{self, Embedded};
+use crate::log::kafka::{Creation, Inspected, Kafka, Options};
+use crate::log::{self, Log};
+use crate::topics::{Difference, Found, Keeping, Topics, Wanted, differences};
 
 /// An open log.
 #[derive(Debug, Clone)]
-pub struct Engine {
-    /// The one that has a folder, for what only that can do.
-    pub(super) embedded: Embedded,
+pub struct Engine(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Embedded(Embedded),
+    Kafka { log: Kafka, keeping: Keeping },
+}
+
+/// What is said about one topic.
+#[derive(Debug)]
+pub struct Finding {
+    /// The topic, as it has to be.
+    pub wanted: Wanted,
+    /// How many partitions it has, `None` where there is none of this name.
+    pub partitions: Option<u32>,
+    /// What is otherwise.
+    pub differences: Vec<Difference>,
+}
+
+impl Finding {
+    /// Whether the pipeline cannot run on it as it is, though it is there.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.differences.iter().any(|difference| difference.refused)
+    }
 }
 
 impl Engine {
-    /// Opens the log that the configuration names. Takes as long as reading its journal again.
+    /// Opens the log that the configuration names. Takes as long as reading the journal of a folder
+    /// again, or as the first answer of a Kafka broker.
     ///
     /// # Errors
     ///
-    /// Where this build has no such engine, or the folder is in use, foreign, damaged or out of reach.
+    /// Where the folder is in use, foreign, damaged or out of reach; where no broker answers, or a
+    /// property of `log.kafka` is wrong.
     pub async fn open(config: &Config) -> Result<Self, Error> {
-        let Some(folder) = config.log.folder() else {
-            let reason = "this build has the embedded log only; give log.embedded a folder instead";
-            return Err(Error::Unsupported { key: "log.kafka", reason });
-        };
-        let max_disk = config.log.max_disk.map(super::config::Size::get);
-        let options = Options { max_disk, intake: [config.topics().input].into(), ..Options::default() };
-        // Opening reads and writes files for as long as it takes, which is no work for the runtime.
-        let opened = tokio::task::spawn_blocking(move || Embedded::open(folder, options)).await;
-        Ok(Self { embedded: opened.expect("opening has no reason to panic, and nobody cancels it")? })
+        match (config.log.folder(), &config.log.kafka) {
+            (None, Some(Properties(properties))) => {
+                // Workers in other languages may join this one.
+                let shared_groups = BTreeSet::from([format!("{}.work", config.name)]);
+                let log = Kafka::connect(Options { properties: properties.clone(), shared_groups }).await?;
+                Ok(Self(Kind::Kafka { log, keeping: keeping(config) }))
+            }
+            (folder, _) => {
+                let folder = folder.expect("without Kafka there is a folder, if only the default");
+                let max_disk = config.log.max_disk.map(Size::get);
+                let intake = [config.topics().input].into();
+                let options = embedded::Options { max_disk, intake, ..embedded::Options::default() };
+                // Opening reads and writes files for as long as it takes, which is no work for the runtime.
+                let opened = tokio::task::spawn_blocking(move || Embedded::open(folder, options)).await;
+                Ok(Self(Kind::Embedded(opened.expect("opening has no reason to panic, and nobody cancels it")?)))
+            }
+        }
     }
 
     /// As the stages see it.
     #[must_use]
     pub fn log(&self) -> Arc<dyn Log> {
-        Arc::new(self.embedded.clone())
+        match &self.0 {
+            Kind::Embedded(log) => Arc::new(log.clone()),
+            Kind::Kafka { log, .. } => Arc::new(log.clone()),
+        }
     }
 
-    /// Makes sure that the topics exist as they have to be.
+    /// The one in a folder, for what only that can do.
+    pub(super) fn embedded(&self) -> Option<&Embedded> {
+        match &self.0 {
+            Kind::Embedded(log) => Some(log),
+            Kind::Kafka { .. } => None,
+        }
+    }
+
+    /// Makes sure that the topics are as they have to be. In a folder they are created; in Kafka
+    /// that is for `topics apply`, by whoever may.
     ///
     /// # Errors
     ///
     /// Naming the topic and what to do, where one is otherwise: `partitions` and
     /// `control_partitions` are fixed at creation.
     pub async fn ensure(&self, topics: &Topics) -> Result<(), Error> {
-        Ok(self.embedded.ensure(&topics.shapes()).await?)
+        match &self.0 {
+            Kind::Embedded(log) => Ok(log.ensure(&topics.shapes()).await?),
+            Kind::Kafka { .. } => {
+                for finding in self.findings(topics).await? {
+                    let topic = &finding.wanted.topic;
+                    if finding.partitions.is_none() {
+                        let reason = "there is no such topic; `seriatim topics apply` creates what is missing";
+                        let at = topic.partition(crate::record::Partition(0));
+                        return Err(log::Error::Rejected { at, reason: reason.to_owned() }.into());
+                    }
+                    if let Some(difference) = finding.differences.into_iter().find(|difference| difference.refused) {
+                        return Err(log::Error::Damaged(format!("topic {topic}: {}", difference.reason)).into());
+                    }
+                }
+                Ok(())
+            }
+        }
     }
+
+    /// Creates the topics that are missing; refuses where one is otherwise than it has to be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::ensure`]; nothing is created then.
+    pub async fn create(&self, topics: &Topics) -> Result<(), Error> {
+        let Kind::Kafka { log, .. } = &self.0 else { return self.ensure(topics).await };
+        let findings = self.findings(topics).await?;
+        if let Some(finding) = findings.iter().find(|finding| finding.is_refused()) {
+            let reasons: Vec<&str> = finding.differences.iter().map(|difference| difference.reason.as_str()).collect();
+            return Err(log::Error::Damaged(format!("topic {}: {}", finding.wanted.topic, reasons.join("; "))).into());
+        }
+        let missing = findings.into_iter().filter(|finding| finding.partitions.is_none());
+        let creation = |Finding { wanted: Wanted { topic, shape, settings }, .. }| Creation {
+            topic,
+            partitions: shape.partitions,
+            settings,
+        };
+        Ok(log.create(&missing.map(creation).collect::<Vec<_>>()).await?)
+    }
+
+    /// What is to be said about each topic.
+    ///
+    /// # Errors
+    ///
+    /// Where the log does not answer.
+    pub async fn findings(&self, topics: &Topics) -> Result<Vec<Finding>, Error> {
+        let mut findings = Vec::new();
+        match &self.0 {
+            Kind::Embedded(log) => {
+                for (topic, shape) in topics.shapes() {
+                    let found = log.shape(&topic).await?;
+                    let differs = found.as_ref().filter(|found| **found != shape);
+                    let differences = differs.map(|found| in_folder(found, &shape)).into_iter().collect();
+                    let partitions = found.as_ref().map(|found| found.partitions);
+                    let wanted = Wanted { topic, shape, settings: std::collections::BTreeMap::new() };
+                    findings.push(Finding { wanted, partitions, differences });
+                }
+            }
+            Kind::Kafka { log, keeping } => {
+                for wanted in topics.wanted(keeping) {
+                    let found = log.inspect(&wanted.topic).await?;
+                    let partitions = found.as_ref().map(|found| found.partitions);
+                    let differences = found.map_or_else(Vec::new, |found| differences(&wanted, &as_found(found)));
+                    findings.push(Finding { wanted, partitions, differences });
+                }
+            }
+        }
+        Ok(findings)
+    }
+}
+
+fn keeping(config: &Config) -> Keeping {
+    Keeping {
+        retention: config.log.retention.get(),
+        retention_bytes: config.log.retention_bytes.map(Size::get),
+        max_body: config.ingress.max_body.get(),
+    }
+}
+
+fn as_found(Inspected { partitions, replicas, settings }: Inspected) -> Found {
+    Found { partitions, replicas, settings }
+}
+
+fn in_folder(found: &log::TopicShape, wanted: &log::TopicShape) -> Difference {
+    let reason = if found.partitions == wanted.partitions {
+        "it was made with another cleanup".to_owned()
+    } else {
+        format!("it has {} partitions, not {}: the number is fixed at creation", found.partitions, wanted.partitions)
+    };
+    Difference { refused: true, reason }
 }

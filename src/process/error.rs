@@ -25,14 +25,6 @@ pub enum Error {
         /// What the system says.
         error: io::Error,
     },
-    /// The configuration asks for what this build does not have.
-    #[error("{key}: {reason}")]
-    Unsupported {
-        /// The config's key.
-        key: &'static str,
-        /// What it has instead.
-        reason: &'static str,
-    },
     /// A file that the configuration names is not usable.
     #[error("{key}: {reason}")]
     File {

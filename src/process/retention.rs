@@ -1,4 +1,5 @@
-//! Retention of the embedded log: what is old goes, but nothing that a cursor still needs.
+//! Retention: what is old goes from a log in a folder, but nothing that a cursor still needs. Kafka's
+//! brokers see to theirs by themselves; how near it is to what is still needed is told for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use tracing::{info, warn};
 
 use super::config::{self, Size};
 use super::engine::Engine;
-use crate::log::embedded::Retention;
+use crate::log::embedded::{Embedded, Retention};
 use crate::log::{Log, Topic, TopicPartition};
 use crate::metrics;
 use crate::record::cursor::{LaneCursor, OwnerCursor};
@@ -34,18 +35,20 @@ pub(super) async fn run(engine: Engine, keep: Keep) {
     let retention = Retention { age: Some(keep.config.retention.get()), bytes };
     loop {
         metrics::retention_headroom_ratio().set(headroom(&engine, &keep));
-        match once(&engine, &keep, retention).await {
-            Ok(0) => {}
-            Ok(batches) => info!(batches, "removed what is older than the retention"),
-            Err(error) => warn!(%error, "retention has failed and is tried again"),
+        if let Some(log) = engine.embedded() {
+            match once(log, &keep, retention).await {
+                Ok(0) => {}
+                Ok(batches) => info!(batches, "removed what is older than the retention"),
+                Err(error) => warn!(%error, "retention has failed and is tried again"),
+            }
         }
         tokio::time::sleep(EVERY).await;
     }
 }
 
-async fn once(engine: &Engine, keep: &Keep, retention: Retention) -> Result<usize, takeover::Error> {
-    let floors = floors(&*engine.log(), keep).await?;
-    Ok(engine.embedded.retain(&floors, retention).await?)
+async fn once(log: &Embedded, keep: &Keep, retention: Retention) -> Result<usize, takeover::Error> {
+    let floors = floors(log, keep).await?;
+    Ok(log.retain(&floors, retention).await?)
 }
 
 /// Up to where each partition is done with. Partitions of lanes that nobody has owned yet are not
@@ -107,7 +110,8 @@ fn headroom(engine: &Engine, keep: &Keep) -> f64 {
     let oldest = (0..topics.lanes).map(|lane| metrics::lane(Partition(lane)).oldest_unreleased_seconds.get());
     let age = 1.0 - oldest.fold(0.0, f64::max) / config.retention.get().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "a ratio to a few digits")]
-    let disk = config.max_disk.map_or(1.0, |max| 1.0 - engine.embedded.disk_space() as f64 / max.get() as f64);
+    let used = |(log, max): (&Embedded, Size)| 1.0 - log.disk_space() as f64 / max.get() as f64;
+    let disk = engine.embedded().zip(config.max_disk).map_or(1.0, used);
     age.min(disk).max(0.0)
 }
 
@@ -164,7 +168,9 @@ mod tests {
             log.append(&to, batch).await.expect("there is room").await.expect("it is written");
         }
         let keep = Keep { topics: topics.clone(), pushed: BTreeSet::from([pushed.clone()]), config: config.log };
-        once(&engine, &keep, Retention { age: None, bytes: Some(1) }).await.expect("the log is well");
+        once(engine.embedded().expect("it has a folder"), &keep, Retention { age: None, bytes: Some(1) })
+            .await
+            .expect("the log is well");
         for (topic, expected, why) in [
             (&topics.input, [4, 0], "up to the frontier, and nothing of a lane that nobody has owned"),
             (&topics.results, [7, 0], "up to the position in the results"),

@@ -1,19 +1,21 @@
 //! Plain appends: one idempotent producer for the process, and a thread that takes its reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::asker::blocking;
 use super::client::{Properties, log_line};
 use super::errors::{Meaning, meaning, of_append};
 use super::native::{Kind, Polled, Producer, Reports};
-use crate::log::{Appending, Error, Offsets, TopicPartition};
+use crate::log::{Appending, Error, Offsets, Topic, TopicPartition};
 use crate::record::{Batch, Offset};
 
 /// Bytes that wait for their reports, over all partitions; beyond that appends wait for room.
@@ -25,6 +27,9 @@ const PER_RECORD: usize = 128;
 /// How long an append waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a topic's leaders are asked for before its first record.
+const LEADERS: Duration = Duration::from_secs(2);
+
 /// How long the reports' thread waits at once: it looks then whether it is still needed.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -32,13 +37,18 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Appender {
     properties: Properties,
     room: Arc<Semaphore>,
-    /// Held while a batch is put into the queue, so that batches do not mingle.
     current: Mutex<Option<Arc<Plain>>>,
+    turn: Mutex<()>,
 }
 
 impl Appender {
     pub(super) fn new(properties: Properties) -> Self {
-        Self { properties, room: Arc::new(Semaphore::new(ROOM)), current: Mutex::default() }
+        Self { properties, room: Arc::new(Semaphore::new(ROOM)), current: Mutex::default(), turn: Mutex::default() }
+    }
+
+    /// Makes the producer, which introduces itself to the brokers.
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        self.plain().map(drop)
     }
 
     pub(super) async fn append(&self, to: &TopicPartition, batch: Batch) -> Result<Appending, Error> {
@@ -56,9 +66,27 @@ impl Appender {
             Ok(room) => room.expect("the semaphore is never closed"),
             Err(_) => return Err(Error::Unavailable(format!("{to}: Kafka is slower than what is to be appended"))),
         };
+        self.look_for_leaders(to).await?;
         let answer = self.enqueue(to, &batch, room)?;
         Ok(async move { answer.await.unwrap_or_else(|_| Err(Error::Unknown("the producer was closed".to_owned()))) }
             .boxed())
+    }
+
+    /// Asks for a topic's leaders before its first record. Without, that would wait for the
+    /// library's next look, once a second.
+    async fn look_for_leaders(&self, to: &TopicPartition) -> Result<(), Error> {
+        let plain = self.plain()?;
+        let is_new = plain.known.lock().expect("no holder of this lock panics").insert(to.topic.clone());
+        if !is_new {
+            return Ok(());
+        }
+        let topic = to.topic.clone();
+        blocking(move || {
+            // Where nobody answers, the records wait for it in the queue.
+            drop(plain.producer.client.client().fetch_metadata(Some(topic.as_str()), LEADERS));
+            Ok(())
+        })
+        .await
     }
 
     fn enqueue(
@@ -67,6 +95,13 @@ impl Appender {
         batch: &Batch,
         room: OwnedSemaphorePermit,
     ) -> Result<oneshot::Receiver<Result<Offsets, Error>>, Error> {
+        // One batch after the other, so that they do not mingle.
+        let _turn = self.turn.lock().expect("no holder of this lock panics");
+        self.plain()?.enqueue(to, batch, room)
+    }
+
+    /// The producer, made anew where the last one has failed for good.
+    fn plain(&self) -> Result<Arc<Plain>, Error> {
         let mut current = self.current.lock().expect("no holder of this lock panics");
         if current.as_ref().is_some_and(|plain| plain.failed.load(Ordering::Acquire)) {
             tracing::warn!("the producer of plain appends has failed for good and is made anew");
@@ -76,7 +111,7 @@ impl Appender {
             Some(plain) => plain,
             None => current.insert(Plain::start(&self.properties)?),
         };
-        plain.enqueue(to, batch, room)
+        Ok(Arc::clone(plain))
     }
 }
 
@@ -97,6 +132,8 @@ impl Drop for Appender {
 struct Plain {
     producer: Polled<Producer>,
     pending: Mutex<Pending>,
+    /// Topics of which the leaders were asked for.
+    known: Mutex<BTreeSet<Topic>>,
     /// After this error of the producer, which another one has to be made for.
     failed: AtomicBool,
     closing: AtomicBool,
@@ -123,6 +160,7 @@ impl Plain {
         let plain = Arc::new(Self {
             producer: properties.appending()?,
             pending: Mutex::default(),
+            known: Mutex::default(),
             failed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });

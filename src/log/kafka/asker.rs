@@ -73,7 +73,9 @@ impl Asker {
         blocking(move || {
             take_events(&client);
             let found = client.client().fetch_cluster_id(ANSWER).is_some();
-            found.then_some(()).ok_or_else(|| Error::Unavailable("no Kafka broker answers".to_owned()))
+            found.then_some(()).ok_or_else(|| {
+                Error::Unavailable("no Kafka broker answers; log.kafka says where they should be".to_owned())
+            })
         })
         .await
     }
@@ -103,6 +105,11 @@ impl Asker {
 
     /// How many partitions there are, `None` where there is no such topic.
     pub(super) async fn partitions(&self, topic: &Topic) -> Result<Option<u32>, Error> {
+        Ok(self.layout(topic).await?.map(|(partitions, _)| partitions))
+    }
+
+    /// How many partitions there are, and how many copies of the one that has fewest.
+    pub(super) async fn layout(&self, topic: &Topic) -> Result<Option<(u32, u32)>, Error> {
         let (client, topic) = (Arc::clone(&self.committed), topic.clone());
         blocking(move || {
             take_events(&client);
@@ -113,7 +120,11 @@ impl Asker {
                 return Ok(None);
             };
             match found.error().map(Code::from) {
-                None | Some(Code::NoError) => Ok(u32::try_from(found.partitions().len()).ok()),
+                None | Some(Code::NoError) => {
+                    let replicas = found.partitions().iter().map(|partition| partition.replicas().len()).min();
+                    let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+                    Ok(Some((count(found.partitions().len()), count(replicas.unwrap_or(0)))))
+                }
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
                 Some(other) => Err(of_question(other, &at)),
             }
@@ -127,30 +138,45 @@ impl Asker {
         if of.partition.0 < partitions { Ok(()) } else { Err(of_question(Code::UnknownTopicOrPartition, of)) }
     }
 
-    /// What a topic is like; settings that are not given for it are the broker's.
+    /// What a topic is like; settings that are not given for it are the brokers'.
     pub(super) async fn shape(&self, topic: &Topic) -> Result<Option<TopicShape>, Error> {
         let Some(partitions) = self.partitions(topic).await? else { return Ok(None) };
-        let settings = self.settings(topic, &["cleanup.policy", "retention.ms", "retention.bytes"]).await?;
-        let cleanup = match settings.as_slice() {
-            [policy, _, _] if policy.contains("compact") => Cleanup::Compact,
-            [_, age, bytes] if age == "-1" && bytes == "-1" => Cleanup::Keep,
+        let settings = self.settings(ResourceSpecifier::Topic(topic.as_str())).await?;
+        let value = |name: &str| settings.get(name).map_or("", String::as_str);
+        let cleanup = match (value("cleanup.policy"), value("retention.ms"), value("retention.bytes")) {
+            (policy, ..) if policy.contains("compact") => Cleanup::Compact,
+            (_, "-1", "-1") => Cleanup::Keep,
             _ => Cleanup::Delete,
         };
         Ok(Some(TopicShape { partitions, cleanup }))
     }
 
-    /// The values of a topic's settings, in this order; empty where the broker has none of the name.
-    pub(super) async fn settings(&self, topic: &Topic, names: &[&str]) -> Result<Vec<String>, Error> {
-        let at = topic.partition(Partition(0));
+    /// How many copies of a partition the brokers make where nobody says how many.
+    pub(super) async fn default_replicas(&self) -> Result<u32, Error> {
+        let client = Arc::clone(&self.committed);
+        let broker = blocking(move || {
+            take_events(&client);
+            let metadata = client.fetch_metadata(None, ANSWER).map_err(|e| Error::Unavailable(e.to_string()))?;
+            let broker = metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id);
+            broker.ok_or_else(|| {
+                Error::Unavailable("no Kafka broker answers; log.kafka says where they should be".to_owned())
+            })
+        })
+        .await?;
+        let settings = self.settings(ResourceSpecifier::Broker(broker)).await?;
+        Ok(settings.get("default.replication.factor").and_then(|factor| factor.parse().ok()).unwrap_or(1))
+    }
+
+    /// All settings of a topic or broker.
+    pub(super) async fn settings(&self, of: ResourceSpecifier<'_>) -> Result<BTreeMap<String, String>, Error> {
+        let unavailable = |e: String| Error::Unavailable(format!("{of:?}: {e}"));
         let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let found = self.admin.describe_configs(&[ResourceSpecifier::Topic(topic.as_str())], &options).await;
-        let found = found.map_err(|e| of_question(code(&e), &at))?;
-        let resource = match found.into_iter().next() {
-            Some(resource) => resource.map_err(|code| of_question(code, &at))?,
-            None => return Err(Error::Unavailable(format!("{topic}: the broker does not tell its settings"))),
+        let found = self.admin.describe_configs([&of], &options).await.map_err(|e| unavailable(e.to_string()))?;
+        let Some(resource) = found.into_iter().next() else {
+            return Err(unavailable("the broker does not tell its settings".to_owned()));
         };
-        let value = |name: &&str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-        Ok(names.iter().map(value).collect())
+        let resource = resource.map_err(|code| unavailable(code.to_string()))?;
+        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 }
 

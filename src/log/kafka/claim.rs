@@ -80,6 +80,9 @@ pub(super) fn claim(claimed: &Claimed) -> Result<Polled<Producer>, Error> {
     confirmed.map_err(|e| of_group(code(&e), control, claimed.standing.check(control).is_ok()))?;
     claimed.check(&consumer)?;
     let producer = claimed.properties.committing(&claimed.transactional_id)?;
+    // Once a broker has answered, the coordinator is found at once; else the library looks again
+    // after half a second. Where none answers, the next call says so.
+    drop(producer.client.client().fetch_metadata(Some(control.topic.as_str()), CALL));
     match producer.client.init_transactions(CALL) {
         Ok(()) => Ok(producer),
         Err(error) => Err(of_transaction(producer.fatal().unwrap_or(code(&error)), control)),

@@ -8,11 +8,12 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
+use super::fetcher::Pace;
 use super::native::{Consumer, Polled, Producer};
 use crate::log::Error;
 
 /// Properties that decide what the engine promises; a config that sets one is refused.
-const FIXED: &[&str] = &[
+pub(super) const FIXED: &[&str] = &[
     "acks",
     "auto.offset.reset",
     "enable.auto.commit",
@@ -44,11 +45,6 @@ const COMMON: &[(&str, &str)] = &[
 pub(super) struct Properties(pub(super) BTreeMap<String, String>);
 
 impl Properties {
-    /// The first property that is not the configuration's to set.
-    pub(super) fn fixed(&self) -> Option<&str> {
-        self.0.keys().map(String::as_str).find(|key| FIXED.contains(key))
-    }
-
     /// Defaults, then what the configuration says, then what has to be.
     fn client(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -79,10 +75,10 @@ impl Properties {
     }
 
     /// For reading committed records of partitions that are assigned by hand.
-    pub(super) fn reading(&self) -> Result<Polled<Consumer>, Error> {
+    pub(super) fn reading(&self, pace: Pace) -> Result<Polled<Consumer>, Error> {
         let defaults = [
             // A partition that is added waits for the fetch under way, and an end is told after it.
-            ("fetch.wait.max.ms", "50"),
+            ("fetch.wait.max.ms", if pace == Pace::Lookup { "2" } else { "50" }),
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
             ("queued.min.messages", "10000"),

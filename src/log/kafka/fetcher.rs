@@ -6,6 +6,10 @@
 //! partition that is assigned from an offset has no other state.
 //!
 //! A client can hold a partition once, so a second reader of the same partition goes to another.
+//!
+//! A broker keeps a request that finds nothing for a while, and a partition that is added meanwhile
+//! waits for its end. So who looks something up and goes again is served by clients whose requests
+//! hardly wait, and who follows a partition's end by others whose requests do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
@@ -22,8 +26,12 @@ use super::native::{Consumer, Fetched, Kind, Polled};
 use crate::log::{Error, Topic, TopicPartition};
 use crate::record::{BatchBuilder, Offset, Timestamp};
 
-/// Readers are spread over so many clients before they share; each has its own connections.
-const SPREAD: usize = 4;
+/// Readers of a kind are spread over so many clients before they share; each has its own connections.
+const SPREAD: usize = 2;
+
+/// How long a client first asks for a topic's leaders. Without, its first fetch would wait for the
+/// library's next look, once a second.
+const LEADERS: Duration = Duration::from_secs(2);
 
 /// Commands that wait for the thread, which takes them every few milliseconds.
 const COMMANDS: usize = 256;
@@ -46,11 +54,21 @@ pub(super) struct Fetchers {
 /// A client's thread, as seen by readers. The waker goes first, so that the thread has the client last.
 struct Fetcher {
     number: u64,
+    pace: Pace,
     waker: Arc<Polled<Consumer>>,
     commands: mpsc::SyncSender<Command>,
     taken: BTreeSet<TopicPartition>,
     /// A partition of it stood still for no reason: no more readers for this one.
     suspect: bool,
+}
+
+/// What a reader is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It looks something up, and wants it at once.
+    Lookup,
+    /// It follows the partition's end.
+    Follow,
 }
 
 enum Command {
@@ -74,16 +92,17 @@ impl Fetchers {
     }
 
     /// Begins to fetch for a reader.
-    pub(super) fn attach(&self, feed: &Arc<Feed>) -> Result<Place, Error> {
+    pub(super) fn attach(&self, feed: &Arc<Feed>, pace: Pace) -> Result<Place, Error> {
         let mut fetchers = self.lock();
-        let free = |fetcher: &&mut Fetcher| !fetcher.suspect && !fetcher.taken.contains(&feed.of);
-        let spread = fetchers.len() >= SPREAD;
+        let free =
+            |fetcher: &&mut Fetcher| fetcher.pace == pace && !fetcher.suspect && !fetcher.taken.contains(&feed.of);
+        let spread = fetchers.iter().filter(|fetcher| fetcher.pace == pace).count() >= SPREAD;
         let best = fetchers.iter_mut().filter(free).min_by_key(|fetcher| fetcher.taken.len());
         let fetcher = match best {
             Some(fetcher) if spread || fetcher.taken.is_empty() => fetcher,
             _ => {
                 let number = fetchers.last().map_or(0, |last| last.number + 1);
-                fetchers.push(Fetcher::start(&self.properties, number)?);
+                fetchers.push(Fetcher::start(&self.properties, pace, number)?);
                 fetchers.last_mut().expect("it was just put there")
             }
         };
@@ -105,7 +124,9 @@ impl Fetchers {
         let Some(index) = fetchers.iter().position(|fetcher| fetcher.number == place.0) else { return };
         fetchers[index].taken.remove(of);
         fetchers[index].send(Command::Leave(of.clone()));
-        if fetchers[index].taken.is_empty() && (fetchers.len() > SPREAD || fetchers[index].suspect) {
+        let Fetcher { pace, suspect, .. } = fetchers[index];
+        let spare = fetchers.iter().filter(|fetcher| fetcher.pace == pace).count() > SPREAD;
+        if fetchers[index].taken.is_empty() && (spare || suspect) {
             fetchers.remove(index);
         }
     }
@@ -119,15 +140,15 @@ impl Fetchers {
 }
 
 impl Fetcher {
-    fn start(properties: &Properties, number: u64) -> Result<Self, Error> {
-        let client = Arc::new(properties.reading()?);
+    fn start(properties: &Properties, pace: Pace, number: u64) -> Result<Self, Error> {
+        let client = Arc::new(properties.reading(pace)?);
         let (commands, received) = mpsc::sync_channel(COMMANDS);
         let waker = Arc::clone(&client);
         std::thread::Builder::new()
             .name(format!("kafka-fetch-{number}"))
             .spawn(move || Fetching::new(client).run(&received))
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { number, waker, commands, taken: BTreeSet::new(), suspect: false })
+        Ok(Self { number, pace, waker, commands, taken: BTreeSet::new(), suspect: false })
     }
 
     fn send(&self, command: Command) {
@@ -143,6 +164,8 @@ struct Fetching {
     slots: BTreeMap<TopicPartition, Slot>,
     /// Finds a record's slot without its topic's name.
     sources: HashMap<(usize, i32), TopicPartition>,
+    /// Topics of which the client has asked for the leaders.
+    known: BTreeSet<Topic>,
     /// Those of which something is to be handed over.
     touched: Vec<TopicPartition>,
 }
@@ -164,7 +187,7 @@ struct Slot {
 
 impl Fetching {
     fn new(client: Arc<Polled<Consumer>>) -> Self {
-        Self { client, slots: BTreeMap::new(), sources: HashMap::new(), touched: Vec::new() }
+        Self { client, slots: BTreeMap::new(), sources: HashMap::new(), known: BTreeSet::new(), touched: Vec::new() }
     }
 
     /// Until the handle is dropped.
@@ -188,6 +211,10 @@ impl Fetching {
             return;
         }
         self.leave(&feed.of);
+        if self.known.insert(feed.of.topic.clone()) {
+            // Where nobody answers, the library goes on asking by itself.
+            drop(self.client.client.fetch_metadata(Some(feed.of.topic.as_str()), LEADERS));
+        }
         let next = feed.next();
         if let Err(error) = self.client.client.incremental_assign(&list(&feed.of, Some(next))) {
             tracing::warn!(of = %feed.of, %error, "cannot begin to fetch");

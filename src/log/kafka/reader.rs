@@ -9,12 +9,16 @@ use futures::future::BoxFuture;
 use super::Shared;
 use super::errors::{Meaning, meaning, of_question};
 use super::feed::{Feed, Found};
-use super::fetcher::Place;
+use super::fetcher::{Pace, Place};
 use crate::log::{Error, Fetched, Reader, TopicPartition};
 use crate::record::Offset;
 
 /// A partition that gives nothing for so long is looked at: is there really nothing more?
 const WATCH: Duration = Duration::from_secs(30);
+
+/// Who waits so long for its first records, or then for more, is following the partition's end.
+const FIRST: Duration = Duration::from_millis(200);
+const MORE: Duration = Duration::from_millis(20);
 
 /// Fetches nothing before it is first asked, so that its first answer is of then.
 pub(super) struct KafkaReader {
@@ -22,24 +26,35 @@ pub(super) struct KafkaReader {
     feed: Arc<Feed>,
     max_bytes: usize,
     place: Option<Place>,
+    pace: Pace,
+    /// Whether anything was handed out yet.
+    begun: bool,
 }
 
 impl KafkaReader {
     pub(super) fn new(shared: Arc<Shared>, of: TopicPartition, from: Offset, max_bytes: usize) -> Self {
-        Self { shared, feed: Arc::new(Feed::new(of, from, max_bytes)), max_bytes, place: None }
+        Self {
+            shared,
+            feed: Arc::new(Feed::new(of, from, max_bytes)),
+            max_bytes,
+            place: None,
+            pace: Pace::Lookup,
+            begun: false,
+        }
     }
 
     async fn fetch(&mut self) -> Result<Fetched, Error> {
         loop {
             let place = match self.place {
                 Some(place) => place,
-                None => *self.place.insert(self.shared.fetchers.attach(&self.feed)?),
+                None => *self.place.insert(self.shared.fetchers.attach(&self.feed, self.pace)?),
             };
             match self.feed.take() {
                 (Found::Some(found), resume) => {
                     if resume {
                         self.shared.fetchers.resume(place, &self.feed);
                     }
+                    self.begun = true;
                     return Ok(found);
                 }
                 (Found::Failed(code), _) => {
@@ -47,12 +62,26 @@ impl KafkaReader {
                     self.begin_anew();
                     return Err(error);
                 }
-                (Found::Nothing, _) => {
-                    if tokio::time::timeout(WATCH, self.feed.changed.notified()).await.is_err() {
-                        self.watch(place).await;
-                    }
-                }
+                (Found::Nothing, _) => self.wait(place).await,
             }
+        }
+    }
+
+    async fn wait(&mut self, place: Place) {
+        let patience = match (self.pace, self.begun) {
+            (Pace::Lookup, false) => FIRST,
+            (Pace::Lookup, true) => MORE,
+            (Pace::Follow, _) => WATCH,
+        };
+        if tokio::time::timeout(patience, self.feed.changed.notified()).await.is_ok() {
+            return;
+        }
+        match self.pace {
+            Pace::Lookup => {
+                self.pace = Pace::Follow;
+                self.begin_anew();
+            }
+            Pace::Follow => self.watch(place).await,
         }
     }
 

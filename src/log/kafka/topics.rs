@@ -1,8 +1,9 @@
-//! Creating topics.
+//! Topics: what they are like, and creating them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::{Instant, sleep};
 
@@ -15,8 +16,40 @@ use crate::record::Partition;
 const SETTLING: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// As many replicas as the brokers have for a default.
+/// As many copies as the brokers make by default.
 const DEFAULT_REPLICATION: i32 = -1;
+
+/// With fewer in-sync copies than this setting says nothing is written, so it cannot be above
+/// their number.
+const IN_SYNC: &str = "min.insync.replicas";
+
+/// A topic that is to be made.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// Its name.
+    pub topic: Topic,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Settings, by Kafka's names. `min.insync.replicas` is lowered to the number of copies.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A topic as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Inspected {
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Copies of each partition, of the one that has fewest.
+    pub replicas: u32,
+    /// Its settings, the brokers' defaults included.
+    pub settings: BTreeMap<String, String>,
+}
+
+pub(super) async fn inspect(asker: &Asker, topic: &Topic) -> Result<Option<Inspected>, Error> {
+    let Some((partitions, replicas)) = asker.layout(topic).await? else { return Ok(None) };
+    let settings = asker.settings(ResourceSpecifier::Topic(topic.as_str())).await?;
+    Ok(Some(Inspected { partitions, replicas, settings }))
+}
 
 /// Creates the topics that are missing and waits until they can be used.
 pub(super) async fn ensure(asker: &Asker, topics: &[(Topic, TopicShape)]) -> Result<(), Error> {
@@ -25,39 +58,56 @@ pub(super) async fn ensure(asker: &Asker, topics: &[(Topic, TopicShape)]) -> Res
         match asker.partitions(topic).await? {
             Some(found) if found != shape.partitions => return Err(otherwise(topic, found, shape.partitions)),
             Some(_) => {}
-            None => missing.push((topic, shape)),
+            None => {
+                let (topic, partitions) = (topic.clone(), shape.partitions);
+                missing.push(Creation { topic, partitions, settings: of_cleanup(shape.cleanup) });
+            }
         }
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let new: Vec<NewTopic<'_>> = missing.iter().map(|(topic, shape)| new_topic(topic, shape)).collect();
+    create(asker, &missing).await
+}
+
+fn of_cleanup(cleanup: Cleanup) -> BTreeMap<String, String> {
+    let (policy, kept) = match cleanup {
+        Cleanup::Delete => ("delete", None),
+        Cleanup::Compact => ("compact", None),
+        Cleanup::Keep => ("delete", Some("-1")),
+    };
+    let kept = ["retention.ms", "retention.bytes"].into_iter().filter_map(|name| Some((name, kept?)));
+    let settings = [("cleanup.policy", policy), ("message.timestamp.type", "LogAppendTime")].into_iter().chain(kept);
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Creates topics, which may have been created by others in the meantime, and waits until they can
+/// be used.
+pub(super) async fn create(asker: &Asker, topics: &[Creation]) -> Result<(), Error> {
+    let Some(first) = topics.first() else { return Ok(()) };
+    let at = first.topic.partition(Partition(0));
+    let replicas = asker.default_replicas().await?.to_string();
+    let new: Vec<NewTopic<'_>> = topics.iter().map(|topic| new_topic(topic, &replicas)).collect();
     let options = AdminOptions::new().request_timeout(Some(SETTLING)).operation_timeout(Some(SETTLING));
     let made = asker.admin.create_topics(&new, &options).await;
-    let at = missing[0].0.partition(Partition(0));
     for outcome in made.map_err(|e| of_question(code(&e), &at))? {
         match outcome {
-            // Another process may have been faster.
             Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
             Err((topic, code)) => return Err(of_question(code, &Topic::from(topic).partition(Partition(0)))),
         }
     }
-    for (topic, shape) in missing {
-        settle(asker, topic, shape.partitions).await?;
+    for Creation { topic, partitions, .. } in topics {
+        settle(asker, topic, *partitions).await?;
     }
     Ok(())
 }
 
-fn new_topic<'a>(topic: &'a Topic, shape: &TopicShape) -> NewTopic<'a> {
-    let partitions = i32::try_from(shape.partitions).unwrap_or(i32::MAX);
-    let new = NewTopic::new(topic.as_str(), partitions, TopicReplication::Fixed(DEFAULT_REPLICATION));
-    // The log's clock stamps records, whoever writes them: retention and overdue clocks rely on it.
-    let new = new.set("message.timestamp.type", "LogAppendTime").set("unclean.leader.election.enable", "false");
-    match shape.cleanup {
-        Cleanup::Delete => new.set("cleanup.policy", "delete"),
-        Cleanup::Compact => new.set("cleanup.policy", "compact"),
-        Cleanup::Keep => new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1"),
+fn new_topic<'a>(creation: &'a Creation, replicas: &'a str) -> NewTopic<'a> {
+    let partitions = i32::try_from(creation.partitions).unwrap_or(i32::MAX);
+    let mut new = NewTopic::new(creation.topic.as_str(), partitions, TopicReplication::Fixed(DEFAULT_REPLICATION));
+    for (name, value) in &creation.settings {
+        let number = |text: &str| text.parse::<u32>().unwrap_or(1);
+        let too_many = name == IN_SYNC && number(value) > number(replicas);
+        new = new.set(name, if too_many { replicas } else { value });
     }
+    new
 }
 
 /// Waits until every partition has a leader that answers.

@@ -60,6 +60,9 @@ fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
     if log.embedded.is_some() && log.kafka.is_some() {
         found.push(Problem::at("log.kafka", "log.embedded is given, too; keep one of them"));
     }
+    if let Some(reason) = log.kafka.as_ref().and_then(|properties| crate::log::kafka::refusal(&properties.0)) {
+        found.push(Problem::at("log.kafka", reason));
+    }
     let (lanes, owners) = (log.partitions.get(), log.control_partitions.get());
     if owners > lanes {
         let reason = format!("{owners} is more than log.partitions, which is {lanes}; an owner needs a lane to own");
