@@ -33,7 +33,7 @@ node: ## Tests of the Node.js package and examples, where Node.js is installed
 	  cargo build --quiet; \
 	  npm --prefix sdk/node ci --silent; npm --prefix sdk/node test --silent; \
 	  npm --prefix examples/node/sdk ci --silent; \
-	  node --test examples/node/*.test.js examples/node/sdk/*.test.js; \
+	  node --test examples/node/*.test.js examples/node/sdk/*.test.js examples/batch/*.test.js; \
 	else echo "node: Node.js is not installed, nothing is tested here"; fi
 
 .PHONY: kafka

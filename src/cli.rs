@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error. Whoever reads the data by program asks
 //! for `--json`.
 
+mod batch;
 mod bench;
 mod check;
 pub mod client;
@@ -52,6 +53,7 @@ enum Verb {
     Why(why::Why),
     Send(send::Send),
     Tail(tail::Tail),
+    Batch(batch::Batch),
     Verify(verify::Verify),
     Bench(bench::Bench),
 }
@@ -71,6 +73,7 @@ impl Cli {
             Verb::Why(why) => why.run(&self.load()?),
             Verb::Send(send) => send.run(&self.load()?),
             Verb::Tail(tail) => tail.run(&self.load()?),
+            Verb::Batch(batch) => batch.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
             Verb::Bench(bench) => bench.run(),
         }

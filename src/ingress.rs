@@ -13,6 +13,7 @@
 mod accept;
 mod appender;
 mod auth;
+mod batches;
 mod body;
 mod envelope;
 mod gate;
@@ -39,7 +40,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join, join_all};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ pub use problem::{Code, Problem};
 pub use tls::{Application, Tls, TlsError, TlsFiles, WithoutCertificate};
 
 use crate::log::Log;
+use crate::observe::batches::Board;
 pub use crate::observe::live::Options as LaneOptions;
 use crate::record::Partition;
 use crate::topics::Topics;
@@ -146,6 +148,7 @@ struct Inner {
     options: Options,
     lanes: Vec<Lane>,
     waiters: Vec<Waiters>,
+    boards: Vec<Board>,
     live: live::Lanes,
     keys: Keys,
     bodies: Arc<Semaphore>,
@@ -188,6 +191,7 @@ impl Service {
         let share = share.max(2 * options.max_body + upload::MAX_BATCH + LARGEST_HEAD);
         let bodies = Arc::new(Semaphore::new(options.body_memory.max(options.max_body)));
         let (mut lanes, mut waiters, mut drivers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut boards = Vec::new();
         let stop = CancellationToken::new();
         for number in (0..topics.lanes).map(Partition) {
             let to = topics.input.partition(number);
@@ -197,12 +201,15 @@ impl Service {
             let waiting = Waiters::new();
             let ledger = waiting.clone().follow(Arc::clone(&log), topics.ledger.partition(number));
             waiters.push(waiting);
-            drivers.push(drive(appender, ledger).boxed());
+            let board = Board::new();
+            let states = board.clone().follow(Arc::clone(&log), topics.batch_state.partition(number));
+            boards.push(board);
+            drivers.push(drive(appender, join(ledger, states).map(drop)).boxed());
         }
         let live = live::Lanes::new(options.lanes.as_ref(), topics.lanes);
         let keys = Keys::new(options.known_keys, options.known_keys_memory);
         let next_lane = AtomicU32::new(0);
-        let inner = Inner { log, topics, options, lanes, waiters, live, keys, bodies, next_lane, drain, stop };
+        let inner = Inner { log, topics, options, lanes, waiters, boards, live, keys, bodies, next_lane, drain, stop };
         (Self(Arc::new(inner)), Driver(join_all(drivers).map(drop).boxed()))
     }
 
@@ -227,6 +234,11 @@ impl Service {
         &self.0.waiters[lane.0 as usize % self.0.waiters.len()]
     }
 
+    /// The states of a lane's batches.
+    fn board(&self, lane: Partition) -> &Board {
+        &self.0.boards[lane.0 as usize % self.0.boards.len()]
+    }
+
     fn drain(&self) -> &CancellationToken {
         &self.0.drain
     }
@@ -249,7 +261,7 @@ impl Service {
     }
 }
 
-/// Runs a lane's appender to its end, and beside it those who are woken by the ledger.
+/// Runs a lane's appender to its end, and beside it what follows the lane's ledger and batches.
 async fn drive(appender: BoxFuture<'static, ()>, ledger: impl Future<Output = ()>) {
     tokio::select! {
         biased;

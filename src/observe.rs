@@ -5,6 +5,7 @@
 //! partition had when it began, and gives up with [`Error::Unavailable`] where the log hands out
 //! nothing for [`PATIENCE`].
 
+pub mod batches;
 pub mod cursor;
 pub mod input;
 pub mod ledger;

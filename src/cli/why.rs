@@ -7,18 +7,21 @@ use serde_json::Value;
 
 use super::Exit;
 use super::client::Client;
+use super::shared::path;
 use crate::process::config::Config;
+use crate::record::Source;
 
-/// Say what a lane or a message waits for
+/// Say what a lane, a message or a batch waits for
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
   seriatim why
   seriatim why 0
-  seriatim why 0-1234")]
+  seriatim why 0-1234
+  seriatim why invoices-2026-11")]
 pub(super) struct Why {
-    /// A lane's number or a message's id; all lanes where not given
-    #[arg(value_name = "LANE|ID")]
+    /// A lane's number, a message's id or a batch's; all lanes where not given
+    #[arg(value_name = "LANE|ID|BATCH")]
     what: Option<String>,
     /// The admin port, if it is not where the configuration says
     #[arg(long, value_name = "URL")]
@@ -31,13 +34,14 @@ pub(super) struct Why {
 impl Why {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
         let client = Client::admin(self.url.as_deref(), config)?;
-        let path = match self.what.as_deref() {
+        let call = match self.what.as_deref() {
             None => "/v1/why".to_owned(),
             Some(lane) if lane.bytes().all(|b| b.is_ascii_digit()) => format!("/v1/why?lane={lane}"),
-            Some(id) => format!("/v1/why?id={}", id.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_")),
+            Some(id) if Source::from_id(id).is_some() => path(&["v1", "why"], &[("id", id)]),
+            Some(batch) => path(&["v1", "why"], &[("batch", batch)]),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer: Value = runtime.block_on(client.get(&path))?;
+        let answer: Value = runtime.block_on(client.get(&call))?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answer)?);
             return Ok(Exit::Ok);

@@ -87,7 +87,7 @@ pub(super) fn too_large(options: &Options) -> Problem {
 }
 
 /// Reads on and drops what it reads, for a while.
-async fn linger(mut stream: BodyDataStream) {
+pub(super) async fn linger(mut stream: BodyDataStream) {
     let until = Instant::now() + LINGER;
     let mut seen = 0;
     while seen < LINGER_BYTES

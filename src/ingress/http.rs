@@ -1,5 +1,7 @@
 //! The routes of the data port.
 
+mod batches;
+
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, Request, State};
@@ -34,6 +36,7 @@ pub fn router(service: Service) -> Router {
         .route("/v1/messages", post(post_messages))
         .route("/v1/messages/{id}", get(get_message))
         .route("/v1/outputs/{destination}", get(get_outputs))
+        .merge(batches::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))

@@ -43,6 +43,12 @@ pub enum Code {
     Rejected,
     /// Working on the message failed.
     MessageFailed,
+    /// A batch cannot be as it is asked for.
+    InvalidBatch,
+    /// The id of a batch is taken.
+    BatchExists,
+    /// The batch has ended, and nothing can be asked of it.
+    BatchEnded,
     /// Too much is being received or written already.
     Overloaded,
     /// The log cannot take anything now.
@@ -92,6 +98,11 @@ impl Code {
             Self::MessageFailed => {
                 ("message-failed", StatusCode::UNPROCESSABLE_ENTITY, "Working on the message failed", false)
             }
+            Self::InvalidBatch => {
+                ("invalid-batch", StatusCode::UNPROCESSABLE_ENTITY, "There can be no such batch", false)
+            }
+            Self::BatchExists => ("batch-exists", StatusCode::CONFLICT, "The id is taken", false),
+            Self::BatchEnded => ("batch-ended", StatusCode::CONFLICT, "The batch has ended", false),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much is under way", true),
             Self::LogUnavailable => {
                 ("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes nothing now", true)

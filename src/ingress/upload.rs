@@ -248,7 +248,7 @@ async fn over(drain: &CancellationToken, last_call: &mut Option<Instant>) {
     sleep_until(*last_call.get_or_insert_with(|| Instant::now() + LAST_CALL)).await;
 }
 
-async fn next_frame(body: &mut Option<BodyDataStream>, idle: Duration) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn next_frame(body: &mut Option<BodyDataStream>, idle: Duration) -> Result<Option<Bytes>, Problem> {
     let Some(body) = body else { return Ok(None) };
     match timeout(idle, body.next()).await {
         Err(_) => Err(Problem::new(Code::RequestTimeout, "the next line did not come in time")),

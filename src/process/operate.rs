@@ -1,7 +1,7 @@
 //! What operators ask of the admin port: how the lanes are, what something waits for, and verbs.
 //!
 //! Any process answers, from the logs. `GET /v1/lanes`, `GET /v1/lanes/{lane}`,
-//! `GET /v1/why?lane=&id=`, `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`.
+//! `GET /v1/why?lane=&id=&batch=`, `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`.
 
 mod lanes;
 mod verbs;

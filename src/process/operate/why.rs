@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::lanes::describe;
 use super::{Looked, Operate, Refusal};
-use crate::observe::ledger;
 use crate::observe::live::{Live, Message, Waiting};
+use crate::observe::{batches, ledger};
+use crate::record::batches::{BatchState, Phase};
 use crate::record::ledger::Outcome;
 use crate::record::{Partition, Source};
 
@@ -17,9 +18,13 @@ use crate::record::{Partition, Source};
 pub(super) struct Asked {
     lane: Option<u32>,
     id: Option<String>,
+    batch: Option<String>,
 }
 
 pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Asked>) -> Result<Json<Value>, Refusal> {
+    if let Some(id) = &asked.batch {
+        return batch(&operate, id).await.map(Json);
+    }
     let answer = match (&asked.id, asked.lane) {
         (Some(id), _) => message(&operate, id).await?,
         (None, Some(number)) => vec![look(&operate, number).await?],
@@ -34,6 +39,34 @@ pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Aske
     let answers: Vec<Value> =
         answer.into_iter().map(|(sentence, messages)| json!({"sentence": sentence, "messages": messages})).collect();
     Ok(Json(json!({"answers": answers})))
+}
+
+/// What a batch waits for.
+async fn batch(operate: &Operate, id: &str) -> Result<Value, Refusal> {
+    let record = batches::find(&*operate.log, &operate.topics, id).await?;
+    let state = record.ok_or_else(|| Refusal::not_found(format!("there is no batch {id:?}")))?.state;
+    let answer = json!({"sentence": of_batch(id, &state), "messages": [], "batch": id, "counts": state.counts()});
+    Ok(json!({"answers": [answer]}))
+}
+
+fn of_batch(id: &str, state: &BatchState) -> String {
+    let counts = state.counts();
+    let held: Vec<String> = state.held().take(10).map(|index| index.to_string()).collect();
+    let reason = state.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let waits = match state.phase {
+        Phase::Ended(_) => return format!("batch {id} waits for nothing: it is {}{reason}", state.status()),
+        Phase::Completing(_) => "all its items are done, and it waits for its final work item".to_owned(),
+        Phase::Ending(_) => format!("it ends{reason}, and waits for {} items that are out", counts.running),
+        Phase::Running if state.paused => "it is paused, until `seriatim batch resume`".to_owned(),
+        Phase::Running if state.stalled && !held.is_empty() => {
+            format!("it is stalled: items {} have failed; `seriatim batch retry` or `discard` them", held.join(", "))
+        }
+        Phase::Running if state.stalled => {
+            format!("nothing of it has finished for long, and {} items are out: do the workers run?", counts.running)
+        }
+        Phase::Running => format!("{} items are out, {} are to come", counts.running, counts.pending),
+    };
+    format!("batch {id}, {} of {} succeeded: {waits}", counts.succeeded, counts.total)
 }
 
 type Answer = (String, Vec<Value>);
