@@ -18,8 +18,6 @@ use crate::record::ledger::Outcome;
 use crate::record::outputs::OUTPUTS;
 use crate::record::{Batch, Name, Offset, Sequence, Source};
 
-/// The media type of several outputs in one answer.
-
 /// Reads a `wait` parameter: `30s`, `500ms`, or seconds.
 ///
 /// # Errors
