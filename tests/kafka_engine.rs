@@ -1,0 +1,194 @@
+//! What only a real cluster shows of the engine: strangers' transactions and headers, records that the
+//! brokers refuse, brokers that die, TLS and passwords. Names begin with the row of docs/faults.md.
+
+#[path = "support/kafka.rs"]
+mod kafka_cluster;
+#[path = "kafka_engine/words.rs"]
+mod words;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kafka_cluster::Cluster;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use seriatim::log::kafka::{Kafka, Options};
+use seriatim::log::{Error, Log};
+use seriatim::record::Offset;
+use words::{Place, batch, connect, log_on, to};
+
+fn stranger(cluster: &Cluster, id: &str) -> BaseProducer {
+    let mut config: rdkafka::ClientConfig = cluster.properties().into_iter().collect();
+    let producer: BaseProducer = config.set("transactional.id", id).create().expect("the properties are right");
+    producer.init_transactions(Duration::from_secs(20)).expect("the broker is there");
+    producer
+}
+
+fn send(producer: &BaseProducer, to: &str, value: &str) {
+    let headers = OwnedHeaders::new().insert(Header { key: "x", value: Some(value) });
+    producer.send(BaseRecord::<(), str>::to(to).partition(0).payload(value).headers(headers)).expect("there is room");
+    producer.flush(Duration::from_secs(20)).expect("the broker is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f28_open_transactions_of_strangers_end_what_is_stable_and_aborted_ones_leave_holes() {
+    let (log, place) = log_on(Cluster::shared(), "strangers").await;
+    place.append(&log, &["before"]).await;
+    let producer = stranger(Cluster::shared(), "a-stranger");
+    producer.begin_transaction().expect("it is initialised");
+    send(&producer, place.0.topic.as_str(), "aborted");
+    place.append(&log, &["behind"]).await;
+    let bounds = log.bounds(&place.0).await.expect("it exists");
+    assert_eq!((bounds.stable_end, bounds.end), (Offset(1), Offset(3)), "the open transaction ends it");
+    assert_eq!(place.values(&log).await, ["before"]);
+    producer.abort_transaction(Duration::from_secs(20)).expect("it is open");
+    place.stable(&log, 4).await;
+    assert_eq!(place.values(&log).await, ["before", "behind"]);
+    producer.begin_transaction().expect("the last one is over");
+    send(&producer, place.0.topic.as_str(), "aborted at the end");
+    producer.abort_transaction(Duration::from_secs(20)).expect("it is open");
+    place.stable(&log, 6).await;
+    // Nothing but holes to the end: the position comes there all the same.
+    assert_eq!(place.values(&log).await, ["before", "behind"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f32_a_refused_record_is_named_and_the_writer_goes_on_without_it() {
+    let (log, place) = log_on(Cluster::shared(), "refusing").await;
+    let small = place.sibling(&log, "small").await;
+    let admin: AdminClient<DefaultClientContext> = {
+        let config: rdkafka::ClientConfig = Cluster::shared().properties().into_iter().collect();
+        config.create().expect("the properties are right")
+    };
+    let limit = AlterConfig::new(ResourceSpecifier::Topic(small.0.topic.as_str())).set("max.message.bytes", "1000");
+    admin.alter_configs([&limit], &AdminOptions::new()).await.expect("the broker is there");
+    let (_member, mut writer) = place.writer(&log, "refusing").await;
+    let large = "x".repeat(5000);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let mut kept = Vec::new();
+    loop {
+        // The limit takes its time to come to the broker's leader.
+        let appends = vec![to(&place.0, &["lost"]), to(&small.0, &[&large]), to(&place.0, &["lost, too"])];
+        match writer.commit(appends).await {
+            Err(Error::Rejected { at, reason }) => {
+                assert_eq!(at, small.0);
+                assert!(reason.contains("max.message.bytes"), "{reason}");
+                break;
+            }
+            Ok(_) => kept.extend(["lost", "lost, too"]),
+            other => panic!("{other:?}"),
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the limit does not hold");
+    }
+    kept.push("kept");
+    writer.commit(vec![to(&place.0, &["kept"])]).await.expect("the rest may be committed");
+    assert_eq!(place.values(&log).await, kept);
+    let refused = log.append(&small.0, batch(&[&large])).await.expect("there is room").await;
+    assert!(matches!(&refused, Err(Error::Rejected { at, .. }) if *at == small.0), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f21_a_zombie_with_an_open_transaction_holds_up_nobody_after_a_claim() {
+    let (log, place) = log_on(Cluster::shared(), "zombies").await;
+    // As the owner before would be, had it been frozen between its records and their commit.
+    let zombie = stranger(Cluster::shared(), "zombies.group.0");
+    zombie.begin_transaction().expect("it is initialised");
+    send(&zombie, place.0.topic.as_str(), "never committed");
+    assert_eq!(log.bounds(&place.0).await.expect("it exists").stable_end, Offset(0));
+    let (_member, mut writer) = place.writer(&log, "zombies.group").await;
+    place.stable(&log, 2).await;
+    writer.commit(vec![to(&place.0, &["mine"])]).await.expect("it is the last to claim");
+    let woken = zombie.commit_transaction(Duration::from_secs(20));
+    assert!(woken.is_err(), "a fenced zombie commits nothing");
+    assert_eq!(place.values(&log).await, ["mine"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_a_broker_that_dies_loses_nothing_that_was_acknowledged() {
+    let cluster = Cluster::start(&[]);
+    let (log, place) = log_on(&cluster, "dying").await;
+    let (mut member, writer) = place.writer(&log, "dying").await;
+    let mut writer = Some(writer);
+    let mut acknowledged = Vec::new();
+    for n in 0..60 {
+        if n == 20 {
+            cluster.command("kill", 1);
+        } else if n == 30 {
+            cluster.command("start", 1);
+        }
+        let (appended, committed) = (format!("append {n:02}"), format!("commit {n:02}"));
+        // While nobody answers, whoever waits is told in time.
+        let patience = if (20..30).contains(&n) { Duration::from_millis(100) } else { Duration::from_secs(60) };
+        let append = tokio::time::timeout(patience, async { log.append(&place.0, batch(&[&appended])).await?.await });
+        if matches!(append.await, Ok(Ok(_))) {
+            acknowledged.push(appended);
+        }
+        let commit = tokio::time::timeout(patience, async {
+            loop {
+                match writer.take() {
+                    Some(mut held) => match held.commit(vec![to(&place.0, &[&committed])]).await {
+                        Ok(_) => break Some(held),
+                        // Whether it was written or not, only the log could tell.
+                        Err(_) => break None,
+                    },
+                    None => writer = words::claim(&mut *member, &place.0).await,
+                }
+            }
+        });
+        writer = commit.await.ok().flatten().inspect(|_| acknowledged.push(committed));
+    }
+    assert!(acknowledged.len() >= 80, "all before and most after are acknowledged: {}", acknowledged.len());
+    let values = place.values(&log).await;
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    values.iter().for_each(|value| *times.entry(value).or_default() += 1);
+    for value in &acknowledged {
+        assert_eq!(times.get(value.as_str()), Some(&1), "{value}: {values:?}");
+    }
+    for kind in ["append", "commit"] {
+        let own: Vec<_> = values.iter().filter(|value| value.starts_with(kind)).collect();
+        assert!(own.is_sorted(), "{own:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_and_passwords_work_and_wrong_ones_are_told() {
+    let cluster = Cluster::start(&["--secure"]);
+    for mechanism in ["SCRAM-SHA-256", "PLAIN"] {
+        let mut properties = cluster.properties();
+        properties.insert("sasl.mechanism".to_owned(), mechanism.to_owned());
+        let log = connect(properties).await.expect("the password is right");
+        let place = Place::new(&log, &format!("secure-{mechanism}")).await;
+        place.append(&log, &["appended"]).await;
+        let (_member, mut writer) = place.writer(&log, mechanism).await;
+        writer.commit(vec![to(&place.0, &["committed"])]).await.expect("it is the only one");
+        assert_eq!(place.values(&log).await, ["appended", "committed"]);
+    }
+    for (property, wrong) in [("sasl.password", "guessed"), ("security.protocol", "PLAINTEXT")] {
+        let mut properties = cluster.properties();
+        properties.insert(property.to_owned(), wrong.to_owned());
+        let refused = connect(properties).await;
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{property}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn properties_that_decide_what_is_promised_are_not_to_be_set() {
+    let with = |name: &str, value: &str| {
+        let servers = ("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned());
+        let properties = [servers, (name.to_owned(), value.to_owned())].into();
+        Kafka::new(Options { properties, ..Options::default() }).map(drop)
+    };
+    with("compression.type", "zstd").expect("any other may be set");
+    for (name, value, expected) in [
+        ("isolation.level", "read_uncommitted", "is set by Seriatim"),
+        ("enable.auto.commit", "true", "is set by Seriatim"),
+        ("transactional.id", "mine", "is set by Seriatim"),
+        ("bootstap.servers", "k:9092", "No such configuration property"),
+        ("linger.ms", "soon", "linger.ms"),
+    ] {
+        let Err(Error::Damaged(reason)) = with(name, value) else { panic!("{name} is taken") };
+        assert!(reason.contains(expected) && reason.contains(name), "{reason}");
+    }
+}
