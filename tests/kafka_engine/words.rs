@@ -46,10 +46,13 @@ impl Place {
 
     /// A member of a group that holds this partition, and its writer.
     pub(crate) async fn writer(&self, log: &Kafka, group: &str) -> (Box<dyn Membership>, Box<dyn Writer>) {
-        let joined = log.join(group, &[self.0.topic.clone()], "member").await;
+        let joined = log.join(group, std::slice::from_ref(&self.0.topic), "member").await;
         let mut member = joined.expect("the topic exists");
         let assigned = tokio::time::timeout(PATIENCE, member.next()).await.expect("it does not take long");
-        assert!(matches!(&assigned, Ok(Event::Assigned(held)) if held == &[self.0.clone()]), "{assigned:?}");
+        assert!(
+            matches!(&assigned, Ok(Event::Assigned(held)) if held == std::slice::from_ref(&self.0)),
+            "{assigned:?}"
+        );
         let writer = claim(&mut *member, &self.0).await.expect("it is assigned");
         (member, writer)
     }
