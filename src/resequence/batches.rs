@@ -173,7 +173,7 @@ impl Batches {
         let value = record.value.unwrap_or_default();
         let refusal = match Command::decode(value) {
             Ok(Command::Start(start)) => self.start(record.offset, &start, value),
-            Ok(command) => self.steer(&command),
+            Ok(command) => self.steer(record.offset, &command),
             Err(reason) => Err(reason),
         };
         if let Err(detail) = refusal {
@@ -205,11 +205,13 @@ impl Batches {
         Ok(())
     }
 
-    fn steer(&mut self, command: &Command) -> Result<(), String> {
-        let Some((id, active)) = self.active.get_key_value(command.id()) else {
+    fn steer(&mut self, offset: Offset, command: &Command) -> Result<(), String> {
+        let id: Arc<str> = command.id().into();
+        let Some(active) = self.active.get_mut(&id) else {
             return Err("there is no batch of this id that has not ended".to_owned());
         };
-        let id = id.clone();
+        active.commanded = offset;
+        self.out.changed(&id);
         let event = match command.clone() {
             Command::Start(_) => return Ok(()),
             Command::Cancel { reason, .. } => Event::Cancel { reason },

@@ -88,7 +88,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
 }
 
-/// Writes the command, and answers with the batch once the owner has moved it, or as it is by then.
+/// Writes the command, and answers with the batch once the owner has executed it, or as it is by then.
 async fn ask(service: &Service, command: &Command) -> Result<Response, Problem> {
     let id = command.id();
     let before = known(service, id).await?;
@@ -97,8 +97,8 @@ async fn ask(service: &Service, command: &Command) -> Result<Response, Problem> 
         return Err(Problem::new(Code::BatchEnded, detail).with("status", json!(before.state.status())));
     }
     let lane = lane_of(service, id);
-    write(service, lane, command).await?;
-    let after = service.board(lane).wait_for(id, OWNER_PATIENCE, |record| *record != *before).await;
+    let written = write(service, lane, command).await?;
+    let after = service.board(lane).wait_for(id, OWNER_PATIENCE, |record| record.commanded >= written.0).await;
     let record = after.unwrap_or(before);
     Ok(accepted(id, &present(service, id, &record)))
 }

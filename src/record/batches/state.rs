@@ -285,6 +285,8 @@ impl Outcome {
 pub struct BatchRecord {
     /// The offset of its start on `batches`; where ids were used twice, that tells whose state it is.
     pub start: u64,
+    /// The offset of the last command for it that was executed, its start included.
+    pub commanded: u64,
     /// The state.
     pub state: BatchState,
     /// Of an upload: the position on `batch-items` from which items above the high-water mark are read.

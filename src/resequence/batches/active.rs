@@ -28,6 +28,8 @@ enum Source {
 pub(super) struct Active {
     /// The offset of its start.
     start: Offset,
+    /// The offset of the last command that was executed.
+    pub(super) commanded: Offset,
     pub(super) state: BatchState,
     source: Source,
     /// The final item, JSON, where one is asked for.
@@ -64,6 +66,7 @@ impl Active {
         };
         Self {
             start: offset,
+            commanded: offset,
             state,
             source,
             completion: start.completion.as_ref().map(|item| item.get().to_owned()),
@@ -79,6 +82,7 @@ impl Active {
     /// Goes on where a record says.
     pub(super) fn resume(record: BatchRecord, start: &StartProcessing, size: usize) -> Self {
         let mut active = Self::new(Offset(record.start), record.state, start, size);
+        active.commanded = Offset(record.commanded);
         if let Source::Uploaded(uploaded) = &mut active.source {
             uploaded.resume(record.items, record.bodies);
         }
@@ -91,7 +95,7 @@ impl Active {
             Source::Uploaded(uploaded) => (uploaded.position().0, uploaded.bodies().clone()),
             Source::Template(_) | Source::Listed(_) => (0, BTreeMap::new()),
         };
-        BatchRecord { start: self.start.0, state: self.state.clone(), items, bodies }
+        BatchRecord { start: self.start.0, commanded: self.commanded.0, state: self.state.clone(), items, bodies }
     }
 
     pub(super) fn needed_items(&self) -> Option<u64> {
