@@ -4,7 +4,9 @@
 import { readFileSync } from 'node:fs';
 import { createClient } from '@seriatim/sdk';
 
-const quakes = readFileSync(new URL('../earthquakes.ndjson', import.meta.url), 'utf8').trimEnd().split('\n');
+const quakes = readFileSync(new URL('../earthquakes.ndjson', import.meta.url), 'utf8')
+  .trimEnd()
+  .split('\n');
 const client = createClient({ url: process.argv[2] ?? 'http://127.0.0.1:8080' });
 
 const results = await client.sendBatch(quakes.map((line) => JSON.parse(line)));

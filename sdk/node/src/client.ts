@@ -1,3 +1,4 @@
+import { type Batches, createBatches } from './batches.js';
 import { BatchInterrupted, SeriatimError } from './errors.js';
 import { type FollowOptions, type Output, follow, read } from './follow.js';
 import { Http } from './http.js';
@@ -47,7 +48,10 @@ export interface Client {
    * are answered. Resolves with what became of each; rejects with {@link BatchInterrupted} where
    * one stays unknown, since those behind it must not overtake it, and where `bodies` fails.
    */
-  sendBatch(bodies: Iterable<Body> | AsyncIterable<Body>, options?: Omit<SendOptions, 'idempotencyKey'>): Promise<Sent[]>;
+  sendBatch(
+    bodies: Iterable<Body> | AsyncIterable<Body>,
+    options?: Omit<SendOptions, 'idempotencyKey'>,
+  ): Promise<Sent[]>;
 
   /** What has become of a message. */
   message(id: string): Promise<MessageState>;
@@ -61,6 +65,9 @@ export interface Client {
    * with what you make of it and give it as `after` to go on after a restart.
    */
   follow<T = unknown>(destination?: string, options?: FollowOptions): AsyncGenerator<Output<T>>;
+
+  /** Staggered batches. */
+  readonly batches: Batches;
 
   /** Sends what is queued and takes no more; after `timeout` milliseconds (10,000) gives up the rest. */
   close(options?: { timeout?: number }): Promise<void>;
@@ -78,7 +85,8 @@ const DEFAULTS: SenderOptions = {
 export function createClient(options: ClientOptions): Client {
   const { url, token, timeout = 40_000, fetch: fetcher = fetch, ...rest } = options;
   const http = new Http({ url, token, timeout, fetch: fetcher });
-  const sender = new Sender(http, { ...DEFAULTS, ...rest });
+  const queue = { ...DEFAULTS, ...rest };
+  const sender = new Sender(http, queue);
   return {
     send: async (body, options) => sender.send(encode(body, options)),
     sendBatch: (bodies, options) => sendBatch(sender, bodies, options),
@@ -88,6 +96,7 @@ export function createClient(options: ClientOptions): Client {
     },
     outputs: (destination = 'default', options = {}) => read(http, destination, options),
     follow: (destination = 'default', options = {}) => follow(http, destination, options),
+    batches: createBatches(http, queue.giveUpAfter),
     close: ({ timeout = 10_000 } = {}) => sender.close(timeout),
   };
 }

@@ -133,13 +133,15 @@ export class FileStore implements Store<FileTransaction> {
 
   /** While one write is being synced the next ones gather. Never rejects. */
   async #writeAll(): Promise<void> {
-    for (let batch; (batch = this.#pending.splice(0)).length > 0; ) {
+    for (let batch; (batch = this.#pending.splice(0)).length > 0;) {
       try {
         await this.#append(batch.map(({ line }) => line).join(''));
         for (const { resolve } of batch) resolve();
       } catch (error) {
         // How much of it is in the file is not known until it is opened again.
-        this.#broken ??= new Error(`${this.#path} could not be written; restart to read what it holds`, { cause: error });
+        this.#broken ??= new Error(`${this.#path} could not be written; restart to read what it holds`, {
+          cause: error,
+        });
         for (const { reject } of batch) reject(this.#broken);
       }
       // Let those that were resolved note their marks before they are summed up.
@@ -200,13 +202,16 @@ function parse(path: string, bytes: Buffer): Contents {
 function lines(path: string, bytes: Buffer): { lines: Line[]; size: number } {
   const size = bytes.lastIndexOf('\n') + 1;
   const text = bytes.subarray(0, size).toString();
-  const all = text.split('\n').slice(0, -1).map((line, index) => {
-    try {
-      return JSON.parse(line) as Line;
-    } catch (cause) {
-      throw new Error(`${path} is damaged at line ${index + 1}`, { cause });
-    }
-  });
+  const all = text
+    .split('\n')
+    .slice(0, -1)
+    .map((line, index) => {
+      try {
+        return JSON.parse(line) as Line;
+      } catch (cause) {
+        throw new Error(`${path} is damaged at line ${index + 1}`, { cause });
+      }
+    });
   return { lines: all, size };
 }
 

@@ -1,8 +1,8 @@
 /** Reads ordered outputs: once, or as they come. */
 import { SeriatimError } from './errors.js';
-import { type Http, failure, pieces } from './http.js';
+import { type Http, failure, linked, ndjson, pieces } from './http.js';
 import { Backoff, pause } from './retry.js';
-import { Lines, SseParser } from './sse.js';
+import { SseParser } from './sse.js';
 
 /** A line of `GET /v1/outputs`. */
 export interface Output<T = unknown> {
@@ -38,16 +38,7 @@ const SILENCE_MS = 45_000;
 
 /** The outputs that are there now. */
 export async function* read<T>(http: Http, destination: string, options: FollowOptions): AsyncGenerator<Output<T>> {
-  const controller = linked(options.signal);
-  try {
-    const response = await http.open(path(destination, options), { signal: controller.signal });
-    const lines = new Lines();
-    for await (const piece of watched(response, controller)) {
-      for (const line of lines.feed(piece)) if (line !== '') yield output<T>(line);
-    }
-  } finally {
-    controller.abort();
-  }
+  for await (const value of ndjson<Bare<T>>(http, path(destination, options), options.signal)) yield output(value);
 }
 
 /** The outputs from there on, for ever; comes back by itself when the connection is lost. */
@@ -64,7 +55,7 @@ export async function* follow<T>(http: Http, destination: string, options: Follo
       for await (const piece of watched(response, controller)) {
         backoff.reset();
         for (const { data } of parser.feed(piece)) {
-          const event = output<T>(data);
+          const event = output(parse<T>(data));
           // Set before it is handed out: who breaks off and comes again names it.
           last = event.cursor;
           yield event;
@@ -103,15 +94,6 @@ function lost(message: string): SeriatimError {
   return new SeriatimError(message, { code: 'connection', retryable: true, outcome: 'unknown' });
 }
 
-/** A controller that is aborted with the signal. */
-function linked(signal: AbortSignal | undefined): AbortController {
-  const controller = new AbortController();
-  const forward = () => controller.abort(signal?.reason);
-  if (signal?.aborted) forward();
-  signal?.addEventListener('abort', forward, { signal: controller.signal });
-  return controller;
-}
-
 function path(destination: string, { lane, from, after }: FollowOptions): string {
   const query = new URLSearchParams();
   const named = after?.includes(':') ? after.split(':')[0] : undefined;
@@ -120,11 +102,22 @@ function path(destination: string, { lane, from, after }: FollowOptions): string
   return `v1/outputs/${encodeURIComponent(destination)}${query.size > 0 ? `?${query}` : ''}`;
 }
 
-function output<T>(json: string): Output<T> {
+/** An output as the server writes it. */
+type Bare<T> = Omit<Output<T>, 'cursor'>;
+
+function output<T>(bare: Bare<T>): Output<T> {
+  return { cursor: `${bare.lane}:${bare.sequence}`, ...bare };
+}
+
+function parse<T>(json: string): Bare<T> {
   try {
-    const value = JSON.parse(json) as Omit<Output<T>, 'cursor'>;
-    return { cursor: `${value.lane}:${value.sequence}`, ...value };
+    return JSON.parse(json) as Bare<T>;
   } catch (cause) {
-    throw new SeriatimError('an output is no JSON', { code: 'bad-answer', retryable: false, outcome: 'unknown', cause });
+    throw new SeriatimError('an output is no JSON', {
+      code: 'bad-answer',
+      retryable: false,
+      outcome: 'unknown',
+      cause,
+    });
   }
 }

@@ -1,5 +1,6 @@
 import { type Problem, SeriatimError } from './errors.js';
 import { retryAfter } from './retry.js';
+import { Lines } from './sse.js';
 
 /** Where the server is and how to talk to it. */
 export interface HttpOptions {
@@ -20,7 +21,7 @@ export interface Answer {
 export interface Request {
   method?: string;
   headers?: Record<string, string>;
-  body?: Uint8Array<ArrayBuffer> | string;
+  body?: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | string;
   signal?: AbortSignal | undefined;
 }
 
@@ -77,7 +78,8 @@ export class Http {
       headers: { ...authorization, ...headers },
       // A redirected POST might arrive as a GET, and elsewhere the token is nobody's business.
       redirect: 'error',
-      ...(body === undefined ? {} : { body }),
+      // A body that comes bit by bit has to be read before the answer: Node.js wants that said.
+      ...(body === undefined ? {} : { body, duplex: 'half' as const }),
       ...(signal ? { signal } : {}),
     });
   }
@@ -102,6 +104,31 @@ export async function* pieces(response: Response, signal: AbortSignal): AsyncGen
     signal.removeEventListener('abort', cancel);
     await reader.cancel().catch(() => {});
   }
+}
+
+/** An answer of a JSON value a line, as it comes. */
+export async function* ndjson<T>(http: Http, path: string, signal?: AbortSignal): AsyncGenerator<T> {
+  const controller = linked(signal);
+  try {
+    const response = await http.open(path, { signal: controller.signal });
+    const lines = new Lines();
+    for await (const piece of pieces(response, controller.signal)) {
+      for (const line of lines.feed(piece)) if (line !== '') yield JSON.parse(line) as T;
+    }
+  } catch (error) {
+    throw failure(error, controller.signal);
+  } finally {
+    controller.abort();
+  }
+}
+
+/** A controller that is aborted with the signal. */
+export function linked(signal: AbortSignal | undefined): AbortController {
+  const controller = new AbortController();
+  const forward = () => controller.abort(signal?.reason);
+  if (signal?.aborted) forward();
+  signal?.addEventListener('abort', forward, { signal: controller.signal });
+  return controller;
 }
 
 async function textOf(response: Response, signal: AbortSignal): Promise<string> {

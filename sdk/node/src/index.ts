@@ -1,7 +1,7 @@
 /**
  * Seriatim from Node.js: send in order, work in parallel, receive exactly once.
  *
- * - {@link createClient}: `send` in call order, `sendBatch`, `follow` the ordered outputs.
+ * - {@link createClient}: `send` in call order, `sendBatch`, `follow` the ordered outputs, `batches`.
  * - {@link createWorker}: an HTTP worker out of one function.
  * - {@link createReceiver}: a receiver of pushes that applies each item exactly once.
  *
@@ -9,6 +9,7 @@
  */
 export { createClient } from './client.js';
 export type { Accepted, Client, ClientOptions, FollowOptions, MessageState, Output, Sent } from './client.js';
+export type { Batch, BatchItem, BatchRequest, BatchRules, Batches } from './batches.js';
 export type { Body, SendOptions } from './message.js';
 export { BatchInterrupted, PermanentError, RetryableError, SeriatimError, UnavailableError } from './errors.js';
 export type { Problem } from './errors.js';

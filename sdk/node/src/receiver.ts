@@ -97,10 +97,17 @@ export function createReceiver<Tx = Place[]>(
 }
 
 function unsigned(): PermanentError {
-  return new PermanentError('no secret of this receiver has signed this, or not now', { code: 'bad-signature', status: 401 });
+  return new PermanentError('no secret of this receiver has signed this, or not now', {
+    code: 'bad-signature',
+    status: 401,
+  });
 }
 
-function read(headers: IncomingHttpHeaders, body: Buffer, takesPart: (replay: string) => boolean): { item: Item; place: Place } {
+function read(
+  headers: IncomingHttpHeaders,
+  body: Buffer,
+  takesPart: (replay: string) => boolean,
+): { item: Item; place: Place } {
   const text = (name: string): string => {
     const value = headers[name];
     if (typeof value === 'string') return value;
@@ -110,10 +117,17 @@ function read(headers: IncomingHttpHeaders, body: Buffer, takesPart: (replay: st
   const number = (name: string): number => {
     const value = Number(text(name));
     if (Number.isSafeInteger(value) && value >= 0) return value;
-    throw new PermanentError(`${name} is no number that can be kept exactly`, { code: 'not-from-seriatim', status: 400 });
+    throw new PermanentError(`${name} is no number that can be kept exactly`, {
+      code: 'not-from-seriatim',
+      status: 400,
+    });
   };
   const [destination, source] = [text('seriatim-destination'), text('seriatim-source').replace(':', '-')];
-  const [epoch, sequence, doneBelow] = [number('seriatim-epoch'), number('seriatim-sequence'), number('seriatim-done-below')];
+  const [epoch, sequence, doneBelow] = [
+    number('seriatim-epoch'),
+    number('seriatim-sequence'),
+    number('seriatim-done-below'),
+  ];
   const lane = Number(source.split('-')[0]);
   const replay = headers['seriatim-replay'] === undefined ? undefined : text('seriatim-replay');
   const item: Item = {

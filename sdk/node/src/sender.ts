@@ -81,7 +81,9 @@ export class Sender {
   send(message: Encoded): Promise<Accepted> {
     if (this.#closed) return Promise.reject(notSent('closed', 'this client is closed'));
     if (this.#isFull(message)) {
-      return Promise.reject(notSent('queue-full', `${this.#queued} messages wait to be sent; await some of them first`));
+      return Promise.reject(
+        notSent('queue-full', `${this.#queued} messages wait to be sent; await some of them first`),
+      );
     }
     return new Promise((resolve, reject) => {
       this.#queued += 1;
@@ -99,7 +101,8 @@ export class Sender {
   /** Sends what is queued and no more; after `timeout` milliseconds gives up what is left. */
   async close(timeout: number): Promise<void> {
     this.#closed = true;
-    const late = () => this.#stop.abort(notSent('closed', 'the client was closed before there was an answer').inDoubt());
+    const late = () =>
+      this.#stop.abort(notSent('closed', 'the client was closed before there was an answer').inDoubt());
     const timer = setTimeout(late, timeout);
     while (this.#queued > 0) await this.#settlement();
     clearTimeout(timer);
@@ -151,7 +154,7 @@ export class Sender {
     const until = Date.now() + this.#options.giveUpAfter;
     let key = randomUUID() as string;
     let inDoubt = false;
-    for (let left = entries; ; ) {
+    for (let left = entries; ;) {
       const error = await this.#attempt(left, key);
       const unsettled = left.filter((entry) => !entry.settled);
       if (!error || unsettled.length === 0) return;
@@ -185,7 +188,11 @@ export class Sender {
     const { message } = entry;
     const answer = await this.#http.exchange('v1/messages', {
       method: 'POST',
-      headers: { ...message.headers, 'content-type': message.contentType, 'idempotency-key': message.idempotencyKey ?? key },
+      headers: {
+        ...message.headers,
+        'content-type': message.contentType,
+        'idempotency-key': message.idempotencyKey ?? key,
+      },
       body: message.body,
       signal: this.#stop.signal,
     });
@@ -206,7 +213,10 @@ export class Sender {
     const errors: SeriatimError[] = [];
     for (const [index, entry] of entries.entries()) {
       const result: unknown = results[index];
-      const error = isObject(result) && isObject(result['problem']) ? refused(Number(result['status']), result['problem']) : undefined;
+      const error =
+        isObject(result) && isObject(result['problem'])
+          ? refused(Number(result['status']), result['problem'])
+          : undefined;
       if (!error) this.#accept(entry, accepted(result));
       else if (error.retryable) errors.push(error);
       else this.#reject(entry, error);
@@ -222,7 +232,10 @@ export class Sender {
   #giveUp(chain: Chain, entries: Entry[], error: SeriatimError): void {
     for (const entry of entries) this.#reject(entry, error);
     if (error.outcome !== 'unknown') return;
-    const behind = notSent('abandoned', `not sent, because it is unknown what became of a message before it: ${error.message}`);
+    const behind = notSent(
+      'abandoned',
+      `not sent, because it is unknown what became of a message before it: ${error.message}`,
+    );
     for (const entry of chain.queue.splice(0)) this.#reject(entry, behind);
   }
 

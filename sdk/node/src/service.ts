@@ -146,5 +146,8 @@ function statusOf(error: unknown): [number, string] {
 
 /** What Node.js prints where nobody listens to errors. */
 export function report(error: unknown, request: IncomingMessage): void {
-  console.error(`seriatim: ${request.headers['seriatim-id'] ?? request.headers['webhook-id'] ?? 'a request'} failed:`, error);
+  console.error(
+    `seriatim: ${request.headers['seriatim-id'] ?? request.headers['webhook-id'] ?? 'a request'} failed:`,
+    error,
+  );
 }

@@ -28,7 +28,9 @@ test('through kill -9 on both sides each message is applied once and in order', 
   let receiver: ChildProcess | undefined;
   const receive = () => {
     const file = join(import.meta.dirname, 'receiver.child.js');
-    receiver = spawn(process.execPath, [file, String(receiverPort), applied, SECRET], { stdio: ['ignore', 'inherit', 'inherit'] });
+    receiver = spawn(process.execPath, [file, String(receiverPort), applied, SECRET], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    });
   };
   receive();
   t.after(() => end(receiver));
@@ -79,52 +81,70 @@ test('through kill -9 on both sides each message is applied once and in order', 
   await following;
 
   const expected = Array.from({ length: MESSAGES }, (_, n) => n);
-  assert.deepEqual(followed.map(({ body }) => body?.n), expected, 'followed once and in order');
+  assert.deepEqual(
+    followed.map(({ body }) => body?.n),
+    expected,
+    'followed once and in order',
+  );
   assert.deepEqual(await values(), expected, 'applied once and in order');
   assert.equal(new Set(sent.map(({ id }) => id)).size, MESSAGES, 'each has a place of its own');
 });
 
-test('follow goes on behind a cursor, begins at a number or at the end, and tells what it cannot', { timeout: 60_000 }, async (t) => {
-  const pipeline = await Pipeline.start(t, { SERIATIM_WORK__BUILTIN: 'echo', SERIATIM_DESTINATIONS__TEXT__TOPIC: 'sdk.text' });
-  const client = createClient({ url: pipeline.url });
-  const first = async (options: object, count: number) => {
-    const all: unknown[] = [];
-    for await (const { body, cursor } of client.follow('default', options)) {
-      all.push([cursor, body]);
-      if (all.length === count) break;
+test(
+  'follow goes on behind a cursor, begins at a number or at the end, and tells what it cannot',
+  { timeout: 60_000 },
+  async (t) => {
+    const pipeline = await Pipeline.start(t, {
+      SERIATIM_WORK__BUILTIN: 'echo',
+      SERIATIM_DESTINATIONS__TEXT__TOPIC: 'sdk.text',
+    });
+    const client = createClient({ url: pipeline.url });
+    const first = async (options: object, count: number) => {
+      const all: unknown[] = [];
+      for await (const { body, cursor } of client.follow('default', options)) {
+        all.push([cursor, body]);
+        if (all.length === count) break;
+      }
+      return all;
+    };
+    const stop = new AbortController();
+    const yet: unknown[] = [];
+    let open = () => {};
+    const opened = new Promise<void>((resolve) => (open = resolve));
+    const fresh = createClient({
+      url: pipeline.url,
+      fetch: async (...request) => {
+        const response = await fetch(...request);
+        open();
+        return response;
+      },
+    });
+    await client.sendBatch([0, 1, 2]);
+    assert.deepEqual(await first({}, 3), [
+      ['0:0', 0],
+      ['0:1', 1],
+      ['0:2', 2],
+    ]);
+    const end = (async () => {
+      for await (const { body } of fresh.follow('default', { from: 'end', signal: stop.signal })) yet.push(body);
+    })();
+    await opened;
+    await client.sendBatch([3, 4]);
+    assert.deepEqual(await first({ after: '0:2' }, 2), [
+      ['0:3', 3],
+      ['0:4', 4],
+    ]);
+    assert.deepEqual(await first({ from: 1 }, 1), [['0:1', 1]]);
+    await until(() => yet.length === 2);
+    stop.abort();
+    await end;
+    assert.deepEqual(yet, [3, 4]);
+    await client.send('text', { destination: 'text' });
+    for await (const { body, contentType } of client.follow('text')) {
+      assert.deepEqual([body, contentType], ['text', 'text/plain; charset=utf-8']);
+      break;
     }
-    return all;
-  };
-  const stop = new AbortController();
-  const yet: unknown[] = [];
-  let open = () => {};
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  const fresh = createClient({
-    url: pipeline.url,
-    fetch: async (...request) => {
-      const response = await fetch(...request);
-      open();
-      return response;
-    },
-  });
-  await client.sendBatch([0, 1, 2]);
-  assert.deepEqual(await first({}, 3), [['0:0', 0], ['0:1', 1], ['0:2', 2]]);
-  const end = (async () => {
-    for await (const { body } of fresh.follow('default', { from: 'end', signal: stop.signal })) yet.push(body);
-  })();
-  await opened;
-  await client.sendBatch([3, 4]);
-  assert.deepEqual(await first({ after: '0:2' }, 2), [['0:3', 3], ['0:4', 4]]);
-  assert.deepEqual(await first({ from: 1 }, 1), [['0:1', 1]]);
-  await until(() => yet.length === 2);
-  stop.abort();
-  await end;
-  assert.deepEqual(yet, [3, 4]);
-  await client.send('text', { destination: 'text' });
-  for await (const { body, contentType } of client.follow('text')) {
-    assert.deepEqual([body, contentType], ['text', 'text/plain; charset=utf-8']);
-    break;
-  }
-  await assert.rejects(first({ lane: 3 }, 1), { code: 'not-found', status: 404 });
-  await assert.rejects(client.follow('nowhere').next(), { code: 'unknown-destination' });
-});
+    await assert.rejects(first({ lane: 3 }, 1), { code: 'not-found', status: 404 });
+    await assert.rejects(client.follow('nowhere').next(), { code: 'unknown-destination' });
+  },
+);

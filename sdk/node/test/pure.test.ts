@@ -9,7 +9,9 @@ import { encode } from '#dist/message.js';
 import { random } from './support.js';
 
 test('events are the same wherever the stream is cut', () => {
-  const stream = Buffer.from(': seriatim\n\nid: 0:1\ndata: {"ü":1}\n\n:\n\nid: 0:2\r\ndata: a\r\ndata: b\r\n\r\ndata\n\nid: 0:9\ndata: cut');
+  const stream = Buffer.from(
+    ': seriatim\n\nid: 0:1\ndata: {"ü":1}\n\n:\n\nid: 0:2\r\ndata: a\r\ndata: b\r\n\r\ndata\n\nid: 0:9\ndata: cut',
+  );
   const expected = [
     { id: '0:1', data: '{"ü":1}' },
     { id: '0:2', data: 'a\nb' },
@@ -37,9 +39,13 @@ test('ranges are a set of numbers', () => {
         naive.add(number);
       }
       if (below(10) === 0) ranges = new Ranges(ranges.toJSON());
-      for (let one = 0; one < 41; one++) assert.equal(ranges.has(one), naive.has(one), `seed ${seed}, step ${step}, ${one}`);
+      for (let one = 0; one < 41; one++)
+        assert.equal(ranges.has(one), naive.has(one), `seed ${seed}, step ${step}, ${one}`);
       const runs = ranges.toJSON().flat();
-      assert.ok(runs.every((bound, at) => at === 0 || bound > (runs[at - 1] ?? 0)), `apart and ascending: ${runs}`);
+      assert.ok(
+        runs.every((bound, at) => at === 0 || bound > (runs[at - 1] ?? 0)),
+        `apart and ascending: ${runs}`,
+      );
     }
   }
 });
@@ -118,11 +124,20 @@ test('pauses grow to a limit, have a floor, and are never shorter than asked for
 });
 
 test('a message that no request can carry is refused where it is given', () => {
-  for (const bad of [{ key: '' }, { key: ' a' }, { key: 'a\nb' }, { idempotencyKey: '' }, { idempotencyKey: 'ü' }, { destination: 'a\r\nb' }]) {
+  for (const bad of [
+    { key: '' },
+    { key: ' a' },
+    { key: 'a\nb' },
+    { idempotencyKey: '' },
+    { idempotencyKey: 'ü' },
+    { destination: 'a\r\nb' },
+  ]) {
     assert.throws(() => encode(1, bad), TypeError, JSON.stringify(bad));
   }
   assert.throws(() => encode(undefined), TypeError);
   assert.throws(() => encode(() => 1), TypeError);
-  assert.deepEqual(encode(1, { key: 'schlüssel' }).headers, { 'seriatim-key': Buffer.from('schlüssel').toString('latin1') });
+  assert.deepEqual(encode(1, { key: 'schlüssel' }).headers, {
+    'seriatim-key': Buffer.from('schlüssel').toString('latin1'),
+  });
   assert.equal(encode(1, { idempotencyKey: 'a "b\\' }).idempotencyKey, '"a \\"b\\\\"');
 });

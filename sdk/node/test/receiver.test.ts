@@ -28,11 +28,18 @@ interface Push {
 }
 
 /** A receiver, and a way to push to it as the pipeline does. */
-async function receiver<Tx>(t: TestContext, handler: (item: Item, tx: Tx) => unknown, options: Partial<ReceiverOptions<Tx>> = {}) {
+async function receiver<Tx>(
+  t: TestContext,
+  handler: (item: Item, tx: Tx) => unknown,
+  options: Partial<ReceiverOptions<Tx>> = {},
+) {
   const receiver = createReceiver(handler, { secrets: [SECRET], onError: () => {}, ...options });
   const { port } = await receiver.listen();
   t.after(() => receiver.close({ timeout: 0 }));
-  const push = async ({ sequence, epoch = 1, doneBelow = 0, group = 'g', body = String(sequence), secret = SECRET, headers = {} }: Push, signal?: AbortSignal) => {
+  const push = async (
+    { sequence, epoch = 1, doneBelow = 0, group = 'g', body = String(sequence), secret = SECRET, headers = {} }: Push,
+    signal?: AbortSignal,
+  ) => {
     const id = `0-${sequence}-0-default`;
     const timestamp = Math.floor(Date.now() / 1000);
     const answer = await fetch(`http://127.0.0.1:${port}/`, {
@@ -60,14 +67,23 @@ async function receiver<Tx>(t: TestContext, handler: (item: Item, tx: Tx) => unk
 test('an item is applied once, however often it comes; a replaced sender is refused', async (t) => {
   const applied: number[] = [];
   const verdicts: [Verdict, Place][] = [];
-  const push = await receiver(t, (item) => void applied.push(item.sequence), { onVerdict: (...verdict) => verdicts.push(verdict) });
+  const push = await receiver(t, (item) => void applied.push(item.sequence), {
+    onVerdict: (...verdict) => verdicts.push(verdict),
+  });
   assert.equal(await push({ sequence: 0 }), 204);
   assert.equal(await push({ sequence: 0 }), 204);
   assert.equal(await push({ sequence: 1, epoch: 2, doneBelow: 1 }), 204);
   assert.equal(await push({ sequence: 2, epoch: 1, doneBelow: 1 }), 409);
   assert.equal(await push({ sequence: 0, epoch: 2, doneBelow: 1 }), 204);
   assert.deepEqual(applied, [0, 1]);
-  assert.deepEqual(verdicts.map(([verdict, { sequence }]) => [verdict, sequence]), [['repeat', 0], ['stale', 2], ['repeat', 0]]);
+  assert.deepEqual(
+    verdicts.map(([verdict, { sequence }]) => [verdict, sequence]),
+    [
+      ['repeat', 0],
+      ['stale', 2],
+      ['repeat', 0],
+    ],
+  );
 });
 
 test('an item that is being applied is not applied a second time beside it', async (t) => {
@@ -115,7 +131,10 @@ test('only who knows a secret is heard, and secrets can be changed', async (t) =
   secrets = [OTHER, SECRET];
   assert.equal(await push({ sequence: 0, secret: OTHER }), 204);
   assert.equal(await push({ sequence: 1 }), 204);
-  assert.equal(await push({ sequence: 2, headers: { 'webhook-timestamp': String(Math.floor(Date.now() / 1000) - 400) } }), 401);
+  assert.equal(
+    await push({ sequence: 2, headers: { 'webhook-timestamp': String(Math.floor(Date.now() / 1000) - 400) } }),
+    401,
+  );
   assert.equal(await push({ sequence: 2, headers: { 'seriatim-epoch': '9007199254740993' } }), 400);
   assert.equal(await push({ sequence: 2, headers: { 'seriatim-group': '' } }), 204);
   assert.equal(applied, 3);
@@ -125,11 +144,16 @@ test('only who knows a secret is heard, and secrets can be changed', async (t) =
 
 test('a replay is skipped, or applied once more by who takes part', async (t) => {
   const applied: [number, string | undefined][] = [];
-  const push = await receiver(t, ({ sequence, replay }) => void applied.push([sequence, replay]), { replays: ['mine'] });
+  const push = await receiver(t, ({ sequence, replay }) => void applied.push([sequence, replay]), {
+    replays: ['mine'],
+  });
   const replay = (id: string) => push({ sequence: 0, doneBelow: 1, headers: { 'seriatim-replay': id } });
   await push({ sequence: 0 });
   assert.deepEqual([await replay('other'), await replay('mine'), await replay('mine')], [204, 204, 204]);
-  assert.deepEqual(applied, [[0, undefined], [0, 'mine']]);
+  assert.deepEqual(applied, [
+    [0, undefined],
+    [0, 'mine'],
+  ]);
 });
 
 const claim = (store: FileStore, sequence: number, value?: unknown, more: Partial<Place> = {}): Promise<Verdict> =>
@@ -157,7 +181,11 @@ test('a file that a crash has cut off anywhere holds each item whole or not at a
     const before = (await values(cut)).length;
     const again = await FileStore.open(cut);
     for (let sequence = 0; sequence < 4; sequence++) {
-      assert.equal(await claim(again, sequence, { n: sequence, text: 'ü\n' }), sequence < before ? 'repeat' : 'apply', `${length} bytes`);
+      assert.equal(
+        await claim(again, sequence, { n: sequence, text: 'ü\n' }),
+        sequence < before ? 'repeat' : 'apply',
+        `${length} bytes`,
+      );
     }
     await again.close();
     const expected = [0, 1, 2, 3].map((n) => ({ stream: 's/0', sequence: n, value: { n, text: 'ü\n' } }));

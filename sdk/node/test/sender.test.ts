@@ -69,7 +69,9 @@ class Model {
 
 async function model(t: TestContext): Promise<{ model: Model; url: string }> {
   const model = new Model();
-  const server = createServer((request, response) => void model.serve(request, response).catch(() => response.destroy()));
+  const server = createServer(
+    (request, response) => void model.serve(request, response).catch(() => response.destroy()),
+  );
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   t.after(() => (server.closeAllConnections(), server.close()));
@@ -77,7 +79,16 @@ async function model(t: TestContext): Promise<{ model: Model; url: string }> {
 }
 
 test('whatever fails, each message is in the log once and in call order', { timeout: 60_000 }, async (t) => {
-  const faults: Fault[] = [...Array<Fault>(7).fill('none'), 'busy', 'limited', 'lost-answer', 'lost-request', 'unknown', 'in-flight', 'half'];
+  const faults: Fault[] = [
+    ...Array<Fault>(7).fill('none'),
+    'busy',
+    'limited',
+    'lost-answer',
+    'lost-request',
+    'unknown',
+    'in-flight',
+    'half',
+  ];
   for (let seed = 1; seed <= 4; seed++) {
     const { model: server, url } = await model(t);
     const below = random(seed);
@@ -90,7 +101,11 @@ test('whatever fails, each message is in the log once and in call order', { time
       if (below(5) === 0) await Promise.race([...sent.slice(-1), new Promise((resolve) => setTimeout(resolve, 20))]);
     }
     await Promise.all(sent);
-    assert.deepEqual(server.deduplicated, Array.from({ length: 60 }, (_, n) => ({ n })), `seed ${seed}`);
+    assert.deepEqual(
+      server.deduplicated,
+      Array.from({ length: 60 }, (_, n) => ({ n })),
+      `seed ${seed}`,
+    );
     assert.equal(server.mostInFlight, 1, 'a second request could overtake');
   }
 });
@@ -99,7 +114,10 @@ test('what gathers while a request is on its way shares the next one', async (t)
   const { model: server, url } = await model(t);
   const client = createClient({ url });
   const accepted = await Promise.all(Array.from({ length: 2_500 }, (_, n) => client.send(n)));
-  assert.deepEqual(server.requests.map(({ lines }) => lines), [1_000, 1_000, 500]);
+  assert.deepEqual(
+    server.requests.map(({ lines }) => lines),
+    [1_000, 1_000, 500],
+  );
   assert.deepEqual(accepted[2_499], { id: '0-2499', lane: 0, offset: 2_499 });
 });
 
@@ -114,10 +132,26 @@ test('what differs in more than its body is sent apart, and as it is', async (t)
     client.send({ a: 4 }, { idempotencyKey: 'mine' }),
     client.send({ a: 5 }, { contentType: 'application/vnd.a+json' }),
   ]);
-  assert.deepEqual(server.requests.map(({ lines }) => lines), [2, 1, 1, 1, 1]);
-  const types = ['application/x-ndjson', 'application/x-ndjson', 'text/plain; charset=utf-8', 'application/octet-stream', 'application/json', 'application/vnd.a+json'];
-  assert.deepEqual(server.log.map(({ contentType }) => contentType), types);
-  assert.deepEqual(server.log.map(({ key }) => key), ['k', 'k', undefined, undefined, undefined, undefined]);
+  assert.deepEqual(
+    server.requests.map(({ lines }) => lines),
+    [2, 1, 1, 1, 1],
+  );
+  const types = [
+    'application/x-ndjson',
+    'application/x-ndjson',
+    'text/plain; charset=utf-8',
+    'application/octet-stream',
+    'application/json',
+    'application/vnd.a+json',
+  ];
+  assert.deepEqual(
+    server.log.map(({ contentType }) => contentType),
+    types,
+  );
+  assert.deepEqual(
+    server.log.map(({ key }) => key),
+    ['k', 'k', undefined, undefined, undefined, undefined],
+  );
   assert.equal(server.log[4]?.id, '"mine"');
 });
 
@@ -147,9 +181,18 @@ test('what stays unknown takes those behind it with it, and then it goes on', as
   server.fault = () => 'lost-answer';
   const sent = await Promise.allSettled([client.send('first'), client.send('second'), client.send('third')]);
   const errors = sent.map((result) => (result.status === 'rejected' ? (result.reason as SeriatimError) : undefined));
-  assert.deepEqual(errors.map((error) => error?.code), ['connection', 'abandoned', 'abandoned']);
-  assert.deepEqual(errors.map((error) => error?.outcome), ['unknown', 'refused', 'refused']);
-  assert.ok(server.log.every(({ body }) => body === 'first'), 'nothing that came later was sent');
+  assert.deepEqual(
+    errors.map((error) => error?.code),
+    ['connection', 'abandoned', 'abandoned'],
+  );
+  assert.deepEqual(
+    errors.map((error) => error?.outcome),
+    ['unknown', 'refused', 'refused'],
+  );
+  assert.ok(
+    server.log.every(({ body }) => body === 'first'),
+    'nothing that came later was sent',
+  );
   server.fault = () => 'none';
   await client.send('fourth');
   assert.equal(server.log.at(-1)?.body, 'fourth');
@@ -180,7 +223,10 @@ test('an upload ends with the first message that stays unknown, and says how far
   const results = error.results as Sent[];
   const accepted = results.filter(({ accepted }) => accepted).length;
   assert.ok(accepted >= 10 && accepted < results.length && results.length < 60, `${accepted} of ${results.length}`);
-  assert.ok(results.slice(accepted).every(({ error }) => error !== undefined), 'a prefix was accepted');
+  assert.ok(
+    results.slice(accepted).every(({ error }) => error !== undefined),
+    'a prefix was accepted',
+  );
   assert.ok(read < 60, `it read on to ${read}`);
 });
 
@@ -190,7 +236,10 @@ test('a full queue refuses, and many are read no faster than they are taken', as
   const sent = [1, 2, 3, 4].map((n) => client.send(n));
   await assert.rejects(sent[3] as Promise<unknown>, { code: 'queue-full', retryable: true });
   await Promise.all(sent.slice(0, 3));
-  assert.equal((await client.sendBatch(Array.from({ length: 50 }, (_, n) => n))).filter(({ accepted }) => accepted).length, 50);
+  assert.equal(
+    (await client.sendBatch(Array.from({ length: 50 }, (_, n) => n))).filter(({ accepted }) => accepted).length,
+    50,
+  );
   assert.deepEqual(server.deduplicated, [1, 2, 3, ...Array.from({ length: 50 }, (_, n) => n)]);
 });
 
@@ -207,7 +256,10 @@ test('with order by key, keys do not wait for one another, and each keeps its or
   await Promise.all(sent);
   for (let key = 0; key < 8; key++) {
     const mine = (server.deduplicated as { key: number; n: number }[]).filter(({ key: of }) => of === key);
-    assert.deepEqual(mine.map(({ n }) => n), Array.from({ length: 10 }, (_, n) => n * 8 + key));
+    assert.deepEqual(
+      mine.map(({ n }) => n),
+      Array.from({ length: 10 }, (_, n) => n * 8 + key),
+    );
   }
 });
 

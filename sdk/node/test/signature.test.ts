@@ -32,12 +32,16 @@ test('others, other bodies, other times and nonsense are refused', () => {
   assert.equal(is(headers(SIGNATURE), BODY, AT + 301), false);
   assert.equal(is(headers(SIGNATURE), BODY, AT - 301), false);
   assert.equal(is(headers(SIGNATURE, 'NaN')), false);
-  for (const bad of ['', 'v1,', 'v1', SIGNATURE.slice(3), `v2,${SIGNATURE.slice(3)}`]) assert.equal(is(headers(bad)), false, bad);
+  for (const bad of ['', 'v1,', 'v1', SIGNATURE.slice(3), `v2,${SIGNATURE.slice(3)}`])
+    assert.equal(is(headers(bad)), false, bad);
   assert.equal(is({}), false);
 });
 
 test('what is no secret is refused without showing it', () => {
   for (const bad of ['', 'whsec_', 'whsec_AAAA', KNOWN.slice(6), `whsec_${'A'.repeat(100)}`]) {
-    assert.throws(() => verify([bad], {}, BODY), (error: Error) => error instanceof TypeError && !error.message.includes('AAAA'));
+    assert.throws(
+      () => verify([bad], {}, BODY),
+      (error: Error) => error instanceof TypeError && !error.message.includes('AAAA'),
+    );
   }
 });

@@ -77,7 +77,11 @@ export class Pipeline {
   }
 
   async start(): Promise<void> {
-    this.#process = spawn(PROGRAM, ['run'], { cwd: this.#folder, env: this.#env, stdio: ['ignore', 'ignore', 'inherit'] });
+    this.#process = spawn(PROGRAM, ['run'], {
+      cwd: this.#folder,
+      env: this.#env,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
     await until(async () => {
       if (this.#process?.exitCode != null) throw new Error(`${PROGRAM} ended at once`);
       const ready = await fetch(`${this.admin}/readyz`).catch(() => undefined);

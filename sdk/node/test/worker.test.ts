@@ -46,7 +46,10 @@ test('a handler sees the message as the contract has it', async (t) => {
   assert.equal((await call('{"a":1}', headers)).status, 204);
   assert.ok(seen);
   const { id, lane, offset, key, attempt, batch, contentType } = seen;
-  assert.deepEqual([id, lane, offset, key, attempt, contentType], ['2-7', 2, 7, 'schlüssel 100%', 3, 'application/json']);
+  assert.deepEqual(
+    [id, lane, offset, key, attempt, contentType],
+    ['2-7', 2, 7, 'schlüssel 100%', 3, 'application/json'],
+  );
   assert.deepEqual(batch, { id: 'a:b', index: 12, round: 1 });
   assert.deepEqual(seen.deadline, deadline);
   assert.deepEqual(seen.json(), { a: 1 });
@@ -64,7 +67,13 @@ test('what a handler returns is the output', async (t) => {
     [[1, 2], 200, 'application/json', '[1,2]', null],
     ['text', 200, 'text/plain; charset=utf-8', 'text', null],
     [Buffer.from('bytes'), 200, 'application/octet-stream', 'bytes', null],
-    [output({ a: 1 }, { destination: ['a', 'b'], contentType: 'application/x+json' }), 200, 'application/x+json', '{"a":1}', 'a, b'],
+    [
+      output({ a: 1 }, { destination: ['a', 'b'], contentType: 'application/x+json' }),
+      200,
+      'application/x+json',
+      '{"a":1}',
+      'a, b',
+    ],
     [output(1, { key: 'k' }), 200, several, '[{"key":"k","body":1}]', null],
     [
       outputs({ a: 1 }, output('t', { destination: 'b' }), Buffer.from([0, 1])),
@@ -77,7 +86,12 @@ test('what a handler returns is the output', async (t) => {
   for (const [value, status, type, body, destination] of cases) {
     result = value;
     const answer = await call();
-    const got = [answer.status, answer.headers.get('content-type'), await answer.text(), answer.headers.get('seriatim-destination')];
+    const got = [
+      answer.status,
+      answer.headers.get('content-type'),
+      await answer.text(),
+      answer.headers.get('seriatim-destination'),
+    ];
     assert.deepEqual(got, [status, type, body, destination]);
   }
 });
@@ -116,13 +130,19 @@ test('what a handler throws says what to do', async (t) => {
 
 test('above its concurrency a worker says that it is busy', async (t) => {
   const waiting: (() => void)[] = [];
-  const { call } = await worker(t, () => new Promise<void>((resolve) => waiting.push(resolve)), { ...quiet, concurrency: 2 });
+  const { call } = await worker(t, () => new Promise<void>((resolve) => waiting.push(resolve)), {
+    ...quiet,
+    concurrency: 2,
+  });
   const taken = [call(), call()];
   await until(() => waiting.length === 2);
   const refused = await call();
   assert.deepEqual([refused.status, refused.headers.get('retry-after')], [503, '1']);
   waiting.forEach((finish) => finish());
-  assert.deepEqual((await Promise.all(taken)).map(({ status }) => status), [204, 204]);
+  assert.deepEqual(
+    (await Promise.all(taken)).map(({ status }) => status),
+    [204, 204],
+  );
   const after = call();
   await until(() => waiting.length === 3);
   waiting[2]?.();
@@ -157,7 +177,10 @@ test('closing finishes what is in hand, and runs out of patience', async (t) => 
   assert.equal(await (await answer).text(), 'done');
   await closed;
   let aborted = false;
-  const second = await worker(t, ({ signal }) => (began++, new Promise(() => signal.addEventListener('abort', () => (aborted = true)))));
+  const second = await worker(
+    t,
+    ({ signal }) => (began++, new Promise(() => signal.addEventListener('abort', () => (aborted = true)))),
+  );
   const cut = assert.rejects(second.call());
   await until(() => began === 2);
   await second.worker.close({ timeout: 20 });
@@ -171,7 +194,8 @@ test('the real pipeline understands every answer', { timeout: 60_000 }, async (t
     const attempt = (attempts.get(work.id) ?? 0) + 1;
     attempts.set(work.id, attempt);
     const { what } = work.json<{ what: string }>();
-    if (what === 'two') return outputs({ part: 1 }, output({ part: 2 }, { destination: 'other', headers: { 'x-part': '2' } }));
+    if (what === 'two')
+      return outputs({ part: 1 }, output({ part: 2 }, { destination: 'other', headers: { 'x-part': '2' } }));
     if (what === 'none') return undefined;
     if (what === 'second' && attempt === 1) throw new RetryableError('once more');
     if (what === 'busy' && attempt === 1) throw new UnavailableError('later', { retryAfter: 1 });
@@ -186,7 +210,9 @@ test('the real pipeline understands every answer', { timeout: 60_000 }, async (t
     SERIATIM_DESTINATIONS__OTHER__TOPIC: 'sdk.other',
   });
   const client = createClient({ url: pipeline.url });
-  const sent = await Promise.all(['two', 'none', 'second', 'busy', 'never', 'one'].map((what) => client.send({ what }, { key: 'ü' })));
+  const sent = await Promise.all(
+    ['two', 'none', 'second', 'busy', 'never', 'one'].map((what) => client.send({ what }, { key: 'ü' })),
+  );
   const state = async (at: number) => (await client.message(sent[at]?.id ?? '')).state;
   await until(async () => (await state(5)) === 'released');
   assert.equal(await state(4), 'failed');

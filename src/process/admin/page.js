@@ -41,7 +41,11 @@ const isHalted = (lane) => Boolean(lane.haltedByLoss) || lane.haltedMessages?.le
 
 function bar(lane) {
   const halted = lane.haltedMessages.length;
-  const parts = [['working', lane.inProgress], ['ready', lane.ready], ['halted', halted]];
+  const parts = [
+    ['working', lane.inProgress],
+    ['ready', lane.ready],
+    ['halted', halted],
+  ];
   const label = `of a window of ${lane.window}: ${lane.inProgress} in progress, ${lane.ready} ready, ${halted} halted`;
   const made = element('div', { class: 'bar', role: 'img', 'aria-label': label });
   for (const [name, count] of parts) {
@@ -60,14 +64,17 @@ function laneCard(lane) {
   const said = lane.haltedByLoss ?? lane.problem;
   if (said) card.append(element('p', {}, said));
   if (lane.limit === undefined) return card;
-  card.append(bar(lane), list([
-    ['In progress', number.format(lane.inProgress)],
-    ['Ready, waiting for their turn', number.format(lane.ready)],
-    ['Came in and not released', number.format(lane.lag)],
-    ['Window', number.format(lane.window)],
-    ['Oldest', lane.blocking ? `${lane.blocking.id}, ${age(lane.blocking.ageSeconds)}` : 'none'],
-    ['Epoch of its owner', number.format(lane.epoch)],
-  ]));
+  card.append(
+    bar(lane),
+    list([
+      ['In progress', number.format(lane.inProgress)],
+      ['Ready, waiting for their turn', number.format(lane.ready)],
+      ['Came in and not released', number.format(lane.lag)],
+      ['Window', number.format(lane.window)],
+      ['Oldest', lane.blocking ? `${lane.blocking.id}, ${age(lane.blocking.ageSeconds)}` : 'none'],
+      ['Epoch of its owner', number.format(lane.epoch)],
+    ]),
+  );
   return card;
 }
 
@@ -110,24 +117,36 @@ function pushes(metrics) {
 function written(lanes) {
   const topics = new Map();
   for (const lane of lanes) {
-    for (const [topic, next] of Object.entries(lane.sequences ?? {})) topics.set(topic, (topics.get(topic) ?? 0) + next);
+    for (const [topic, next] of Object.entries(lane.sequences ?? {}))
+      topics.set(topic, (topics.get(topic) ?? 0) + next);
   }
   return topics;
 }
 
 function showDestinations(lanes, metrics) {
   const topics = [...written(lanes)].map(([topic, count]) =>
-    element('article', { class: 'card' }, element('h3', {}, topic), list([['Outputs released', number.format(count)]])));
+    element('article', { class: 'card' }, element('h3', {}, topic), list([['Outputs released', number.format(count)]])),
+  );
   const pushed = [...pushes(metrics)].map(([name, push]) => {
     const down = push.halted > 0 || push.breaker_open > 0;
-    const state = push.halted > 0 ? 'halted' : push.breaker_open > 0 ? 'down, being probed' : push.lag > 0 ? 'pushing' : 'up to date';
-    return element('article', { class: down ? 'card halted' : 'card', 'data-destination': name },
+    const state =
+      push.halted > 0
+        ? 'halted'
+        : push.breaker_open > 0
+          ? 'down, being probed'
+          : push.lag > 0
+            ? 'pushing'
+            : 'up to date';
+    return element(
+      'article',
+      { class: down ? 'card halted' : 'card', 'data-destination': name },
       element('h3', {}, `Push to ${name}: ${state}`),
       list([
         ['Not yet acknowledged', number.format(push.lag)],
         ['Oldest of them', push.lag > 0 ? age(push.oldest_seconds) : 'none'],
         ['Groups that wait for an operator', number.format(push.halted)],
-      ]));
+      ]),
+    );
   });
   const none = element('p', { class: 'dim' }, 'Nothing has been released yet.');
   const all = [...topics, ...pushed];
@@ -137,7 +156,12 @@ function showDestinations(lanes, metrics) {
 function showStatus(lanes) {
   const halted = lanes.filter(isHalted).length;
   const lag = lanes.reduce((sum, lane) => sum + (lane.lag ?? 0), 0);
-  const said = halted > 0 ? `${halted} of ${lanes.length} lanes halted` : lag > 0 ? `${number.format(lag)} on their way` : 'everything that came in has left';
+  const said =
+    halted > 0
+      ? `${halted} of ${lanes.length} lanes halted`
+      : lag > 0
+        ? `${number.format(lag)} on their way`
+        : 'everything that came in has left';
   status(said, halted > 0);
 }
 
