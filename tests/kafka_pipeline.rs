@@ -92,7 +92,7 @@ fn kills(default: usize) -> usize {
 }
 
 /// Kills one after the other in mid-load, and audits what came out.
-fn killed_again_and_again(name: &'static str, times: usize, mut kill: impl FnMut(&Pipeline, &mut Roles)) {
+fn killed_again_and_again(name: &'static str, times: usize, mut kill: impl FnMut(&Pipeline, &mut Roles<'_'>)) {
     let cluster = Cluster::start(&[]);
     let pipeline = Pipeline::new(&cluster, name, LANES);
     let mut roles = Roles {
@@ -141,6 +141,31 @@ fn f20_owners_killed_again_and_again() {
     killed_again_and_again("owners", kills(50), |pipeline, roles| {
         drop(Pipeline::owner(&mut roles.owners));
         roles.owners.push(pipeline.run("resequence"));
+    });
+}
+
+/// Longer than a session, so that the others have taken over before it goes on.
+const FROZEN: Duration = Duration::from_secs(9);
+
+#[test]
+#[ignore = "minutes: make faults"]
+fn f21_owners_frozen_in_mid_load_wake_as_zombies() {
+    killed_again_and_again("zombies", kills(10), |_, roles| {
+        let owner = Pipeline::owner(&mut roles.owners);
+        owner.signal("STOP");
+        std::thread::park_timeout(FROZEN);
+        owner.signal("CONT");
+        roles.owners.push(owner);
+    });
+}
+
+#[test]
+#[ignore = "minutes: make faults"]
+fn f43_brokers_frozen_again_and_again() {
+    killed_again_and_again("frozen brokers", kills(10), |_, roles| {
+        roles.cluster.command("stop", 1);
+        std::thread::park_timeout(FROZEN);
+        roles.cluster.command("cont", 1);
     });
 }
 

@@ -158,10 +158,16 @@ impl Process {
         })
     }
 
+    /// `STOP`, `CONT`, `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let process = self.child.id().to_string();
+        let signalled = Command::new("kill").args(["-s", signal, &process]).status().expect("kill exists");
+        assert!(signalled.success());
+    }
+
     /// Ends it as an orchestrator does, and waits for its end.
     pub(crate) fn drain(mut self) {
-        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill exists");
-        assert!(signalled.success());
+        self.signal("TERM");
         assert!(self.child.wait().expect("it is our child").success(), "{:?}", self.said());
     }
 }
