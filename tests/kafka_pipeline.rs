@@ -92,7 +92,7 @@ fn kills(default: usize) -> usize {
 }
 
 /// Kills one after the other in mid-load, and audits what came out.
-fn killed_again_and_again(name: &'static str, times: usize, mut kill: impl FnMut(&Pipeline, &mut Roles<'_'>)) {
+fn killed_again_and_again(name: &'static str, times: usize, mut kill: impl FnMut(&Pipeline, &mut Roles<'_>)) {
     let cluster = Cluster::start(&[]);
     let pipeline = Pipeline::new(&cluster, name, LANES);
     let mut roles = Roles {
