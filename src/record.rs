@@ -97,6 +97,12 @@ impl Timestamp {
     pub fn before(self, by: std::time::Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)))
     }
+
+    /// The moment this long after, to the millisecond.
+    #[must_use]
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+    }
 }
 
 /// Where a message came in: `LANE:OFFSET` in headers, `LANE-OFFSET` as the public id.

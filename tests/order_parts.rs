@@ -1,12 +1,11 @@
-//! Identities, watermark, backoff, breaker and overdue clocks against what they are defined to do.
+//! Identities, watermark, backoff and breaker against what they are defined to do.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use seriatim::order::{Backoff, Breaker, BreakerPolicy, Identities, Overdue, Pass, Verdict, Watermark, retry_after};
-use seriatim::record::{Offset, Timestamp};
+use seriatim::order::{Backoff, Breaker, BreakerPolicy, Identities, Pass, Verdict, Watermark, retry_after};
+use seriatim::record::Offset;
 
 fn config() -> ProptestConfig {
     ProptestConfig {
@@ -272,67 +271,6 @@ proptest! {
         prop_assert_eq!(breaker.try_pass(now), if probing { Pass::Probe } else { Pass::Go });
         breaker.success(now);
         prop_assert_eq!(breaker.try_pass(now), Pass::Go);
-    }
-
-    #[test]
-    fn clocks_start_restart_and_stop_as_defined(
-        steps in prop::collection::vec((0_u8..8, 0_u64..30, 0_i64..40), 0..150),
-        deadline in 1_u64..100,
-    ) {
-        let mut overdue = Overdue::new(Duration::from_millis(deadline));
-        // Offset to (result, due, times sent again): the definition, by scanning.
-        let mut records: BTreeMap<u64, (bool, Option<i64>, u32)> = BTreeMap::new();
-        let (mut now, mut next) = (1_000, 0);
-        let wait = |resends: u32| i64::try_from(deadline << resends.min(4)).expect("small");
-        for (step, pick, later) in steps {
-            now += later;
-            let (offset, at) = (Offset(pick), Timestamp(now));
-            match step {
-                0 | 1 => {
-                    next += 1 + pick % 3;
-                    overdue.admitted(Offset(next - 1));
-                    records.insert(next - 1, (false, None, 0));
-                }
-                2 => {
-                    overdue.resolved(offset, at);
-                    if records.contains_key(&pick) {
-                        for (_, record) in records.range_mut(..pick).filter(|(_, record)| !record.0) {
-                            record.1 = record.1.or(Some(now + wait(record.2)));
-                        }
-                    }
-                    records.entry(pick).and_modify(|record| (record.0, record.1) = (true, None));
-                }
-                3 => {
-                    overdue.head(offset, at);
-                    records.entry(pick).and_modify(|record| {
-                        if !record.0 { record.1 = record.1.or(Some(now + wait(record.2))); }
-                    });
-                }
-                4 => {
-                    overdue.retrying(offset, at);
-                    records.entry(pick).and_modify(|record| record.1 = record.1.map(|due| due.max(now + wait(record.2))));
-                }
-                5 => for again in overdue.due(at).into_iter().take(2) {
-                    overdue.resent(again, at);
-                    let record = records.get_mut(&again.0).expect("only known records are due");
-                    record.2 += 1;
-                    record.1 = Some(now + wait(record.2));
-                },
-                6 => {
-                    overdue.reopened(offset, at);
-                    records.entry(pick).and_modify(|record| *record = (false, Some(now + wait(0)), 0));
-                }
-                _ => {
-                    overdue.forget_below(Offset(pick.min(next) / 3));
-                    records = records.split_off(&(pick.min(next) / 3));
-                }
-            }
-            let due = records.iter().filter(|(_, record)| record.1.is_some_and(|due| due <= now));
-            let due: Vec<Offset> = due.map(|(offset, _)| Offset(*offset)).collect();
-            prop_assert_eq!(overdue.due(Timestamp(now)), due);
-            let first = records.values().filter_map(|record| record.1).min();
-            prop_assert_eq!(overdue.next_due(), first.map(Timestamp));
-        }
     }
 }
 
