@@ -57,6 +57,10 @@ pub struct Lane {
     pub limit_reached: IntGauge,
     /// Bytes of results held in memory until their turn.
     pub buffer_bytes: IntGauge,
+    /// Records put on the work topic that have no result yet.
+    pub outstanding: IntGauge,
+    /// Records put on the work topic for the first time.
+    pub dispatched: IntCounter,
     /// Records sent out again because no result came.
     pub resent: IntCounter,
     /// Messages whose identity belonged to an earlier one.
@@ -78,6 +82,8 @@ pub fn lane(lane: Partition) -> Lane {
         halted: f.lane.halted.with_label_values(&of),
         limit_reached: f.lane.limit_reached.with_label_values(&of),
         buffer_bytes: f.lane.buffer_bytes.with_label_values(&of),
+        outstanding: f.lane.outstanding.with_label_values(&of),
+        dispatched: f.lane.dispatched.with_label_values(&of),
         resent: f.lane.resent.with_label_values(&of),
         duplicates: f.lane.duplicates.with_label_values(&of),
         torn: f.lane.torn.with_label_values(&of),
@@ -89,11 +95,12 @@ pub fn lane(lane: Partition) -> Lane {
 /// its state. Counters stay.
 pub fn forget_lane(lane: Partition) {
     let (f, label) = (families(), lane.to_string());
-    for gauge in [&f.lane.lag_records, &f.lane.halted, &f.lane.limit_reached, &f.lane.buffer_bytes] {
+    let f = &f.lane;
+    for gauge in [&f.lag_records, &f.halted, &f.limit_reached, &f.buffer_bytes, &f.outstanding] {
         // An error says that there was none, which is what is wanted.
         let _ = gauge.remove_label_values(&[&label]);
     }
-    let _ = f.lane.oldest_unreleased_seconds.remove_label_values(&[&label]);
+    let _ = f.oldest_unreleased_seconds.remove_label_values(&[&label]);
 }
 
 /// How a batch's item ends, as the label `status` has it.
@@ -258,6 +265,8 @@ pub struct Work {
     pub in_progress: IntGauge,
     /// 1 while the processor's breaker is open.
     pub breaker_open: IntGauge,
+    /// 1 while this process has no lane because others have them all.
+    pub standby: IntGauge,
     /// How long attempts took that had to be waited for.
     pub seconds: Histogram,
 }
@@ -269,6 +278,7 @@ pub fn work() -> Work {
     Work {
         in_progress: f.work.in_progress.clone(),
         breaker_open: f.work.breaker_open.clone(),
+        standby: f.work.standby.clone(),
         seconds: f.work.seconds.clone(),
     }
 }

@@ -8,11 +8,13 @@
 mod admit;
 mod batches;
 mod destinations;
+mod dispatch;
 mod entry;
 mod execute;
 mod fetch;
 mod judge;
 mod lane;
+mod loads;
 mod memory;
 mod output;
 mod owner;
@@ -20,9 +22,11 @@ mod release;
 mod restore;
 mod scope;
 mod seat;
+mod send;
 mod snapshot;
 mod tails;
 mod verbs;
+mod work_record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +77,9 @@ pub struct Options {
     pub memory: usize,
     /// A record that blocks others is sent out again after this. Default 10 minutes.
     pub deadline: Duration,
+    /// Whether records are spread over the partitions of the work topic for whoever reads them;
+    /// else workers read the input itself. Default: they read the input.
+    pub fan_out: bool,
     /// The identities remembered for each lane to find duplicates. Default 100,000.
     pub identities: usize,
     /// The largest output in bytes. Default 1 MiB.
@@ -89,6 +96,7 @@ impl Default for Options {
             window: 10_000,
             memory: 256 << 20,
             deadline: Duration::from_secs(600),
+            fan_out: false,
             identities: 100_000,
             max_output: 1 << 20,
             batch_window: 100,

@@ -11,11 +11,15 @@
 //! - Memory is bounded: by `concurrency` for what is being worked on, and by bytes for what waits
 //!   for another attempt and for results that the log has not acknowledged.
 //!
-//! The records of the work topic are those that block somebody (overdue ones, an operator's
-//! retries), so they go first; then those that wait for another attempt; then the lanes in turn,
-//! each from its lowest offset up. A record between two attempts takes no place among those being
-//! worked on; how many there are is bounded by the owner's window.
+//! With [`Options::fan_out`] all records come by the work topic, whose partitions have their turn one
+//! after the other; a partition is read ahead by a bounded number of bytes, so that a slow process
+//! slows only the partitions that it holds. Else the records of the work topic are those that block
+//! somebody (overdue ones, an operator's retries), so they go first; then those that wait for
+//! another attempt; then the lanes in turn, each from its lowest offset up. A record between two
+//! attempts takes no place among those being worked on; how many there are is bounded by the
+//! owner's window.
 
+mod answered;
 pub mod builtin;
 mod cursors;
 pub mod exec;
@@ -49,6 +53,9 @@ use crate::topics::Topics;
 pub struct Options {
     /// The consumer group that shares out the lanes and the work topic, `<name>.work`.
     pub group: String,
+    /// Whether records come by the work topic alone, on which the lanes' owners put them; else the
+    /// input is read, too: it is.
+    pub fan_out: bool,
     /// Records being worked on at once, in this process: 1,000. At least 1.
     pub concurrency: usize,
     /// How long one attempt may take: 30 s.
@@ -83,6 +90,7 @@ impl Options {
     pub fn for_pipeline(name: &str) -> Self {
         Self {
             group: format!("{name}.work"),
+            fan_out: false,
             concurrency: 1000,
             timeout: Duration::from_secs(30),
             retry: Retry::default(),

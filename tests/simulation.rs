@@ -3,8 +3,12 @@
 
 #[path = "simulation/chance.rs"]
 mod chance;
+#[path = "simulation/dispatched.rs"]
+mod dispatched;
 #[path = "simulation/expect.rs"]
 mod expect;
+#[path = "simulation/foreigner.rs"]
+mod foreigner;
 #[path = "simulation/message.rs"]
 mod message;
 #[path = "simulation/operator.rs"]

@@ -53,6 +53,8 @@ enum Level {
     Error,
     /// It would, and somebody should know.
     Warning,
+    /// Nothing is wrong with it; it has a consequence that is easily missed.
+    Note,
 }
 
 /// Something that was found.
@@ -66,7 +68,11 @@ struct Finding {
 fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { level, key, reason } in findings {
-        let level = if *level == Level::Error { "error" } else { "warning" };
+        let level = match level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Note => "note",
+        };
         writeln!(text, "{level}: {key}: {reason}").expect("a String takes everything");
     }
     if findings.is_empty() {
@@ -94,6 +100,10 @@ impl Findings {
 
     fn warning(&mut self, key: &'static str, reason: impl Into<String>) {
         self.0.push(Finding { level: Level::Warning, key: key.to_owned(), reason: reason.into() });
+    }
+
+    fn note(&mut self, key: &'static str, reason: String) {
+        self.0.push(Finding { level: Level::Note, key: key.to_owned(), reason });
     }
 
     fn log(&mut self, config: &Config) {
@@ -141,6 +151,15 @@ impl Findings {
         }
         if let Some(Err(error)) = work.jq.as_deref().map(jq::compile) {
             self.error("work.jq", error.to_string());
+        }
+        if config.log.kafka.is_some() && !work.fan_out {
+            self.note(
+                "work.fan_out",
+                format!(
+                    "at most {} work processes have a lane to work on, further ones stand by; true uses any number",
+                    config.log.partitions
+                ),
+            );
         }
         let window = u64::from(config.order.window.get()) * u64::from(config.log.partitions.get());
         if window < work.concurrency.get().into() {
@@ -244,7 +263,7 @@ mod tests {
         assert_eq!(found("work.exec.command = ['no-such-program']"), [(Level::Error, "work.exec.command".to_owned())]);
         assert_eq!(found("work.jq = '.'\nlog.embedded = '/dev/null/x'"), [(Level::Error, "log.embedded".to_owned())]);
         assert_eq!(found("work.jq = '.foo bar'"), [(Level::Error, "work.jq".to_owned())]);
-        let nobody = "work.jq = '.'\nlog.kafka = { 'bootstrap.servers' = '127.0.0.1:1' }";
+        let nobody = "work.jq = '.'\nwork.fan_out = true\nlog.kafka = { 'bootstrap.servers' = '127.0.0.1:1' }";
         assert_eq!(found(nobody), [(Level::Error, "log.kafka".to_owned())]);
         assert_eq!(
             found("work.jq = '.'\nadmin.token_file = '/no/such'"),
@@ -279,6 +298,17 @@ mod tests {
     fn what_somebody_should_know_is_a_warning() {
         assert_eq!(found(""), [(Level::Warning, "work".to_owned())]);
         assert_eq!(found("work.jq = '.'\norder.window = 10"), [(Level::Warning, "order.window".to_owned())]);
+    }
+
+    #[test]
+    fn processes_without_a_lane_are_told_of() {
+        for (fan_out, expected) in [(false, vec!["work.fan_out"]), (true, vec![])] {
+            let toml = "work.jq = '.'\nlog.kafka = { 'bootstrap.servers' = '127.0.0.1:1' }\nwork.fan_out = ";
+            let config = Config::parse(&format!("{toml}{fan_out}"), []).expect("it is right");
+            let mut findings = Findings::default();
+            findings.worker(&config);
+            assert_eq!(findings.0.iter().map(|finding| finding.key.as_str()).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

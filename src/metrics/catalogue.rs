@@ -182,6 +182,7 @@ impl Ingress {
 pub(super) struct Work {
     pub(super) in_progress: IntGauge,
     pub(super) breaker_open: IntGauge,
+    pub(super) standby: IntGauge,
     pub(super) seconds: Histogram,
     pub(super) attempts: IntCounterVec,
 }
@@ -193,6 +194,10 @@ impl Work {
             in_progress: c.gauge("seriatim_work_in_progress", "Records being worked on by this process."),
             breaker_open: c
                 .gauge("seriatim_worker_breaker_open", "1 while the worker is taken for unreachable and only probed."),
+            standby: c.gauge(
+                "seriatim_work_standby",
+                "1 while this process has no lane to work on because others have them all.",
+            ),
             seconds: c.histogram(
                 "seriatim_work_seconds",
                 "How long an attempt took, where it had to be waited for.",
@@ -212,6 +217,8 @@ pub(super) struct Lane {
     pub(super) limit_reached: IntGaugeVec,
     pub(super) buffer_bytes: IntGaugeVec,
     pub(super) released: IntCounterVec,
+    pub(super) outstanding: IntGaugeVec,
+    pub(super) dispatched: IntCounterVec,
     pub(super) resent: IntCounterVec,
     pub(super) duplicates: IntCounterVec,
     pub(super) torn: IntCounterVec,
@@ -239,6 +246,16 @@ impl Lane {
                 &lane,
             ),
             released: c.counters("seriatim_released_total", "Records released, whatever their outcome.", &lane),
+            outstanding: c.gauges(
+                "seriatim_lane_outstanding_records",
+                "With fan-out: records put on the work topic that have no result yet.",
+                &lane,
+            ),
+            dispatched: c.counters(
+                "seriatim_dispatched_total",
+                "With fan-out: records put on the work topic for the first time.",
+                &lane,
+            ),
             resent: c.counters(
                 "seriatim_resent_total",
                 "Records sent out again because no result came in time.",

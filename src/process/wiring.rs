@@ -86,6 +86,7 @@ pub(super) fn work_options(config: &Config) -> work::Options {
     let (work, group) = (&config.work, format!("{}.work", config.name));
     work::Options {
         group,
+        fan_out: work.fan_out,
         concurrency: work.concurrency.get() as usize,
         timeout: work.timeout.get(),
         retry: work::Retry {
@@ -147,6 +148,7 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
         memory: share.max(RESULTS_MIN * max_output),
         deadline: config.work.deadline.get(),
         batch_window: config.batch.window.get(),
+        fan_out: config.work.fan_out,
         max_output,
         ..Default::default()
     }

@@ -41,6 +41,9 @@ pub struct OwnerCursor {
 pub struct LaneCursor {
     /// The lowest input offset that is not yet released.
     pub frontier: u64,
+    /// When the frontier came to be there, in the log's time: the clock of the record there goes
+    /// on from it, whoever owns the lane.
+    pub frontier_since: i64,
     /// Runs `(first ordinal, length)` of records released above the frontier; ordinal 0 is the
     /// first committed record at or above it.
     pub released: Vec<(u64, u64)>,
@@ -50,6 +53,9 @@ pub struct LaneCursor {
     pub results: u64,
     /// Workers may work on offsets below this one. Never goes down.
     pub limit: u64,
+    /// Every record below it that had to be put on the work topic is there. Stands still while
+    /// workers read the input itself.
+    pub dispatched: u64,
     /// The next sequence number of each output topic's partition. Entries are never dropped.
     pub sequences: BTreeMap<String, u64>,
     /// The raised rounds of unreleased records, by offset.

@@ -21,11 +21,13 @@ impl LaneState {
                     // Before it are holes only: a result for one of them must not wait for room.
                     self.order.pass_to(record.offset);
                     self.input.push_front(batch.skip_to(admitted_to));
+                    self.dispatch.add(batch, admitted_to);
                     return Ok(());
                 }
                 self.admit(&record)?;
                 admitted_to = record.offset.next();
             }
+            self.dispatch.add(batch, admitted_to);
         }
         // Whatever was fetched is admitted: between its last record and the next position are holes only.
         self.order.pass_to(self.input_next);
@@ -79,6 +81,7 @@ impl LaneState {
             item: item.map(Box::new),
             outcome,
             retrying: None,
+            sent: None,
             input: None,
         };
         let admission = if self.groups.is_empty() {
@@ -90,9 +93,15 @@ impl LaneState {
             if settled {
                 // It was admitted just now and has no result yet.
                 let _ = self.order.resolve(offset);
-            } else {
+            }
+            if !self.dispatch.will_send(offset) {
                 self.overdue.admitted(offset);
-                self.claim_item(offset, record.timestamp);
+                if settled {
+                    self.overdue.settled(offset);
+                }
+            }
+            if !settled {
+                self.claim_item(offset);
             }
         }
         Ok(())

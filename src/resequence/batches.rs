@@ -319,42 +319,43 @@ impl LaneState {
         }
         let withdrawn = std::mem::take(&mut batches.out.withdrawn);
         for offset in &withdrawn {
-            self.withdraw(*offset, now, error_json("timed-out", "the batch waits for this item no longer"));
+            self.withdraw(*offset, error_json("timed-out", "the batch waits for this item no longer"));
         }
         !withdrawn.is_empty()
     }
 
     /// A record of the input that is an item takes its place in its batch; one that no batch waits
     /// for is passed over.
-    pub(super) fn claim_item(&mut self, offset: Offset, at: Timestamp) {
+    pub(super) fn claim_item(&mut self, offset: Offset) {
         let Some(item) = self.order.entry(offset).and_then(|entry| entry.item.clone()) else { return };
         let Some(batches) = self.batches.as_deref_mut() else { return };
         match batches.claim(&item, offset) {
             Ok(()) => {}
-            Err(Some(of)) => self.pass_over(offset, at, Outcome::Duplicate(of)),
+            Err(Some(of)) => self.pass_over(offset, Outcome::Duplicate(of)),
             Err(None) => {
                 let reason = error_json("no-open-item", "no batch waits for this item");
-                self.pass_over(offset, at, Outcome::Withdrawn(reason));
+                self.pass_over(offset, Outcome::Withdrawn(reason));
             }
         }
     }
 
-    fn pass_over(&mut self, offset: Offset, at: Timestamp, outcome: Outcome) {
+    fn pass_over(&mut self, offset: Offset, outcome: Outcome) {
         self.duplicates += 1;
-        self.settle_item(offset, at, outcome);
+        self.settle_item(offset, outcome);
     }
 
-    fn withdraw(&mut self, offset: Offset, now: Timestamp, reason: String) {
+    fn withdraw(&mut self, offset: Offset, reason: String) {
         // One that has its result leaves with it, and nobody counts it.
         if self.order.standing(offset) == (Standing::Open { resolved: false, started: false }) {
-            self.settle_item(offset, now, Outcome::Withdrawn(reason));
+            self.settle_item(offset, Outcome::Withdrawn(reason));
         }
     }
 
-    fn settle_item(&mut self, offset: Offset, at: Timestamp, outcome: Outcome) {
-        self.overdue.resolved(offset, at);
+    fn settle_item(&mut self, offset: Offset, outcome: Outcome) {
+        self.overdue.settled(offset);
         if let Some(entry) = self.order.entry_mut(offset) {
             entry.outcome = Some(outcome);
+            self.dispatch.answered(offset, entry.sent.take());
         }
         // It stands open without a result, as the caller knows.
         let _ = self.order.resolve(offset);

@@ -2,7 +2,7 @@
 
 use crate::order::Ticket;
 use crate::record::ledger::Identity;
-use crate::record::{Batch, BatchItem, Name, Offset, RecordRef, Round, Timestamp};
+use crate::record::{Batch, BatchItem, Name, Offset, Partition, RecordRef, Round, Timestamp};
 
 /// Marks the result that an operator's skip is, beside status `failed`, as passed over whatever the policy is.
 pub(super) const SKIPPED: &[u8] = b"skipped";
@@ -28,6 +28,8 @@ pub struct Entry {
     pub outcome: Option<Outcome>,
     /// The last attempt that failed and is followed by another.
     pub retrying: Option<Box<Retrying>>,
+    /// The partition of the work topic to which it was sent first, while it has no result.
+    pub(super) sent: Option<Partition>,
     /// The input record itself, fetched again to be dead-lettered.
     pub(super) input: Option<Batch>,
 }

@@ -78,10 +78,11 @@ impl LaneState {
         Some((offset, ResultHeaders { round, ..ResultHeaders::new(source, check, Status::Done) }))
     }
 
-    /// Work for raised rounds goes out only now that the cursor which holds them is committed.
+    /// Work for raised rounds goes out only now that the cursor which holds them is committed. What
+    /// is above the committed limit is left to its clock.
     pub(super) fn resend_committed(&mut self) {
-        let due = self.resend_committing.drain(..);
-        self.needs.extend(due.map(|(offset, round)| Need::Resend(offset, round, round.0)));
+        let due = self.resend_committing.drain(..).filter(|(offset, _)| *offset < self.committed_limit);
+        self.needs.extend(due.map(|(offset, round)| Need::Resend(offset, round)));
     }
 }
 

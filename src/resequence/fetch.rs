@@ -1,8 +1,9 @@
 //! Single records of the input, read again: to be dead-lettered, or sent to the workers once more.
 
 use crate::log::{Error, Log, TopicPartition, Visibility};
-use crate::record::{Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Round, Source, Status, check};
-use crate::topics::Topics;
+use crate::record::{Batch, BatchBuilder, Offset, Round, Source, check};
+
+use super::work_record;
 
 /// The record at `offset`, `None` where there is none.
 pub(super) async fn record(log: &dyn Log, of: &TopicPartition, offset: Offset) -> Result<Option<Batch>, Error> {
@@ -22,35 +23,17 @@ pub(super) async fn record(log: &dyn Log, of: &TopicPartition, offset: Offset) -
     Ok(None)
 }
 
-/// Sends a record out again through the work topic, for the given round: to another partition
-/// than under the last number, because whoever holds that one may be why there is no result.
-pub(super) async fn resend(
+/// The record at `offset` as one of the work topic, `None` where there is none.
+pub(super) async fn work_record(
     log: &dyn Log,
-    topics: &Topics,
-    lane: Partition,
+    of: &TopicPartition,
     offset: Offset,
     round: Round,
-    number: u32,
-) -> Result<(), Error> {
-    let Some(batch) = record(log, &topics.input.partition(lane), offset).await? else { return Ok(()) };
-    let Some(record) = batch.first() else { return Ok(()) };
-    let headers = ResultHeaders {
-        round,
-        status: None,
-        ..ResultHeaders::new(Source { lane, offset }, check(&record), Status::Done)
-    };
+) -> Result<Option<Batch>, Error> {
+    let found = record(log, of, offset).await?;
+    let Some(record) = found.as_ref().and_then(Batch::first) else { return Ok(None) };
     let mut builder = BatchBuilder::default();
-    builder.push(record.key, record.value, |to| {
-        for (name, value) in record.headers.iter() {
-            let of_the_message = [Name::Destination, Name::Batch].map(|name| name.as_str().as_bytes()).contains(&name);
-            if !name.starts_with(b"seriatim-") || of_the_message {
-                to.put_named(name, value);
-            }
-        }
-        headers.encode(to);
-    });
-    let spread = offset.0.wrapping_add(number.into()) % u64::from(topics.work_partitions);
-    let partition = Partition(u32::try_from(spread).expect("the remainder of a u32"));
-    log.append(&topics.work.partition(partition), builder.finish()).await?.await?;
-    Ok(())
+    let source = Source { lane: of.partition, offset };
+    work_record::write(&mut builder, &record, source, round, check(&record));
+    Ok(Some(builder.finish()))
 }

@@ -93,6 +93,7 @@ impl LaneState {
         let answer = Answer { error, position: record.offset, body: Some(single), ticket };
         if let Some(entry) = self.order.entry_mut(offset) {
             entry.outcome = Some(Outcome::Result(answer));
+            self.dispatch.answered(offset, entry.sent.take());
         }
         // It stands open, as judged just now.
         let _ = self.order.resolve(offset);

@@ -12,6 +12,7 @@ use crate::record::{Batch, Epoch, Offset, Partition, Round, Timestamp};
 use super::Options;
 use super::batches::Batches;
 use super::destinations::Destinations;
+use super::dispatch::Dispatch;
 use super::entry::Entry;
 use super::memory::Memory;
 use super::release::Gathered;
@@ -34,8 +35,8 @@ pub enum Need {
     Results,
     /// The input's stable end as of now.
     InputEnd,
-    /// Sent again through the work topic, for this round; the number differs from that of the last time.
-    Resend(Offset, Round, u32),
+    /// Sent again through the work topic, for this round.
+    Resend(Offset, Round),
 }
 
 /// How far the logs are to be read to know which records are without a result after a loss.
@@ -58,6 +59,9 @@ pub struct LaneState {
     pub(super) identities: Identities,
     pub(super) rounds: BTreeMap<Offset, Round>,
     pub(super) overdue: Overdue,
+    pub(super) dispatch: Dispatch,
+    /// Where the frontier is, and since when.
+    frontier_since: (Offset, Timestamp),
     /// Input fetched and not yet admitted, results fetched and not yet judged.
     pub(super) input: VecDeque<Batch>,
     pub(super) input_next: Offset,
@@ -96,7 +100,6 @@ pub struct LaneState {
     pub(super) limit_frozen: bool,
     /// Results were lost: once the logs are read to here, what has none is sent out again.
     pub(super) results_lost: Option<Lost>,
-    resends: u32,
     committed_frontier: Offset,
     pub(super) sequences: Vec<u64>,
     /// Counters of topics that are no destination now. Kept: they may be again.
@@ -146,6 +149,8 @@ impl LaneState {
             identities: Identities::new(options.identities),
             rounds: cursor.rounds.iter().map(|(o, r)| (Offset(*o), Round(*r))).collect(),
             overdue: Overdue::new(options.deadline),
+            dispatch: Dispatch::new(options.fan_out, frontier, Offset(cursor.dispatched)),
+            frontier_since: (frontier, Timestamp(cursor.frontier_since)),
             input: VecDeque::new(),
             input_next: frontier,
             results: VecDeque::new(),
@@ -169,7 +174,6 @@ impl LaneState {
             memory: Memory::new(options.memory),
             limit_frozen: false,
             results_lost: None,
-            resends: 0,
             committed_frontier: frontier,
             sequences: numbered,
             other_sequences: sequences,
@@ -184,10 +188,11 @@ impl LaneState {
         })
     }
 
-    /// Whether the input should be read on: everything fetched is admitted.
+    /// Whether the input should be read on: everything fetched is admitted, and what is to be sent
+    /// to the workers does not pile up.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.halted.is_none() && self.input.is_empty()
+        self.halted.is_none() && self.input.is_empty() && self.dispatch.has_room()
     }
 
     /// Whether the results should be read on: everything fetched is judged.
@@ -229,12 +234,27 @@ impl LaneState {
     pub fn advance(&mut self, now: Timestamp) -> Result<(), Violated> {
         self.admit_input()?;
         self.judge_results()?;
+        self.note_frontier(now);
         if let Some((offset, entry)) = self.order.blocking()
             && entry.outcome.is_none()
         {
-            self.overdue.head(offset, now);
+            self.overdue.head(offset, self.frontier_since.1.max(entry.timestamp));
         }
         Ok(())
+    }
+
+    /// Remembers since when the frontier is where it is, and forgets the clocks below it.
+    fn note_frontier(&mut self, now: Timestamp) {
+        let frontier = self.order.frontier();
+        if frontier > self.frontier_since.0 {
+            self.frontier_since = (frontier, now);
+            self.overdue.forget_below(frontier);
+        }
+    }
+
+    /// Since when the frontier is where it is.
+    pub(super) const fn frontier_since(&self) -> Timestamp {
+        self.frontier_since.1
     }
 
     /// The limit up to which workers may work, as it should be published now. It stays at the
@@ -256,6 +276,7 @@ impl LaneState {
     pub fn replay(&mut self, now: Timestamp, input_end: Offset) -> Result<bool, Violated> {
         self.advance(now)?;
         self.settle_memory();
+        self.dispatch.forget_pending();
         let asked = std::mem::take(&mut self.needs).contains(&Need::InputEnd);
         if asked {
             self.input_ends(input_end, self.asked_for);
@@ -285,9 +306,8 @@ impl LaneState {
             }
         }
         self.settle_memory();
-        let frontier = self.order.frontier();
-        self.overdue.forget_below(frontier);
-        self.identities.advance(frontier);
+        self.note_frontier(now);
+        self.identities.advance(self.order.frontier());
         Ok(())
     }
 
@@ -300,7 +320,7 @@ impl LaneState {
         if moved {
             self.committed_frontier = frontier;
         }
-        moved || !self.resend_after_commit.is_empty()
+        moved || self.dispatch.takes_news() || !self.resend_after_commit.is_empty()
     }
 
     /// Asks for the records that are overdue to be sent out again.
@@ -311,14 +331,12 @@ impl LaneState {
                 self.overdue.resent(offset, now);
                 continue;
             };
-            let committed = Round(self.committed_rounds.get(&offset.0).copied().unwrap_or(0));
-            if offset >= self.committed_limit || round != committed {
+            if offset >= self.committed_limit || round != self.committed_round(offset) {
                 // Nobody may have worked on it yet, or in this round, so its time begins only now.
                 self.overdue.retrying(offset, now);
                 continue;
             }
-            self.resends = self.resends.wrapping_add(1);
-            self.needs.push(Need::Resend(offset, round, self.resends));
+            self.needs.push(Need::Resend(offset, round));
             self.overdue.resent(offset, now);
         }
     }

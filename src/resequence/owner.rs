@@ -6,6 +6,7 @@
 //! Everything under way lives in this one future: dropping it is a crash.
 
 mod commit;
+mod dispatch;
 mod needs;
 
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use crate::topics::Topics;
 
 use super::Options;
 use super::batches::ItemsWanted;
+use super::dispatch::Sending;
 use super::lane::Need;
+use super::loads::Loads;
 use super::restore::Accepted;
 use super::seat::Seat;
 use super::verbs::Verbs;
@@ -68,6 +71,7 @@ enum Happening {
     NotSwept(Partition, Error),
     InputRecord(Partition, Offset, Result<Option<Batch>, Error>),
     InputEnd(Partition, Option<Offset>, Result<Bounds, Error>),
+    Sent(Partition, Sending, Result<(), Error>),
     Resent(Result<(), Error>),
     Control(Box<dyn Reader>, Result<Fetched, Error>),
     Committed(Box<dyn Writer>, Result<Vec<Offsets>, Error>, Committing),
@@ -78,6 +82,8 @@ pub(super) struct Owner {
     shared: Shared,
     pub(super) seats: Vec<Seat>,
     verbs: Verbs,
+    /// What the work topic holds of all lanes.
+    loads: Loads,
     writer: Option<Box<dyn Writer>>,
     under_way: FuturesUnordered<BoxFuture<'static, Happening>>,
     committed: OwnerCursor,
@@ -106,6 +112,7 @@ impl Owner {
             under_way: FuturesUnordered::new(),
             writer: None,
             exit: None,
+            loads: Loads::new(shared.topics.work_partitions),
             verbs,
             seats,
             shared,
@@ -128,7 +135,7 @@ impl Owner {
         loop {
             let stopping = stop.is_cancelled();
             if !(stopping && last_commits == 0) {
-                self.tidy();
+                self.tidy(stopping);
             }
             if let Some(exit) = self.exit.take() {
                 return Ok(exit);
@@ -167,15 +174,22 @@ impl Owner {
         }
     }
 
-    /// Brings everything into the state in which nothing more can be done now.
-    fn tidy(&mut self) {
+    /// Brings everything into the state in which nothing more can be done now. Who is about to stop
+    /// sends no more work out, and leaves behind how far that got.
+    fn tidy(&mut self, stopping: bool) {
         let now = self.shared.log.now();
         self.due |= self.verbs.execute(&mut self.seats, now);
         if let Some((lane, position)) = self.verbs.accepts() {
             self.accept(lane, position);
         }
         for index in 0..self.seats.len() {
+            if stopping {
+                self.seats[index].note_position();
+            }
             self.due |= self.seats[index].work(self.shared.epoch, now);
+            if !stopping {
+                self.send_out(index, now);
+            }
             self.do_what_is_needed(index);
         }
         let defect = self.seats.iter().find_map(|seat| Some((seat.lane, seat.defect.clone()?)));
@@ -200,6 +214,10 @@ impl Owner {
             Happening::NotSwept(lane, error) => self.seat(lane).sweep_failed(error)?,
             Happening::InputRecord(lane, offset, record) => self.seat(lane).input_fetched(offset, record)?,
             Happening::InputEnd(lane, asked, bounds) => self.seat(lane).input_ends(bounds?.stable_end, asked),
+            Happening::Sent(lane, sending, result) => {
+                let now = self.shared.log.now();
+                self.seat(lane).sent(sending, result, now);
+            }
             Happening::Resent(result) => {
                 if let Err(error) = result {
                     // The clock of an overdue record goes on: it is sent again.
@@ -230,11 +248,13 @@ impl Owner {
             let input = self.shared.topics.input.partition(seat.lane);
             let results = self.shared.topics.results.partition(seat.lane);
             let (input_from, results_from) = (state.input_position(), state.results_position());
+            let results_end = log.bounds(&results).await?.stable_end;
             let input = log.read(&input, input_from, Visibility::Written, FETCH_BYTES).await;
             let results = log.read(&results, results_from, Visibility::Written, FETCH_BYTES).await;
             let (commands, from) = (self.shared.topics.batches.partition(seat.lane), seat.commands_position());
             let commands = log.read(&commands, from, Visibility::Written, FETCH_BYTES).await;
             seat.open(input, results, commands)?;
+            seat.send_after(results_end);
         }
         Ok(())
     }

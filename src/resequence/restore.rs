@@ -89,6 +89,7 @@ async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) 
 async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
     let topics = &shared.topics;
     cursor.frontier = shared.log.bounds(&topics.input.partition(lane)).await?.start.0;
+    cursor.frontier_since = shared.log.now().0;
     cursor.results = shared.log.bounds(&topics.results.partition(lane)).await?.start.0;
     cursor.identities = shared.log.bounds(&topics.ledger.partition(lane)).await?.start.0;
     cursor.batches = shared.log.bounds(&topics.batches.partition(lane)).await?.start.0;
@@ -162,6 +163,7 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
         cursor.partly.clear();
         cursor.frontier = input.start.0;
         cursor.limit = cursor.limit.max(input.start.0);
+        cursor.dispatched = input.start.0;
         // A cut-over begun below that limit would hold back input whose results may be here already.
         cursor.next_order = None;
     }

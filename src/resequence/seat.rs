@@ -9,7 +9,9 @@ use crate::record::{Batch, Epoch, Offset, Partition, Timestamp};
 use crate::topics::Topics;
 
 use super::batches::{Batches, ItemsWanted};
+use super::dispatch::Sending;
 use super::lane::{LaneState, Need};
+use super::loads::Loads;
 
 /// One lane of an owner.
 pub(super) struct Seat {
@@ -235,6 +237,43 @@ impl Seat {
         self.state_mut().map(|state| std::mem::take(&mut state.needs)).unwrap_or_default()
     }
 
+    /// The appends to the work topic that are to be made now.
+    pub(super) fn send_out(&mut self, loads: &mut Loads, now: Timestamp) -> Vec<Sending> {
+        if self.defect.is_some() {
+            return Vec::new();
+        }
+        let Hold::Going(state) = &mut self.hold else { return Vec::new() };
+        state.send_out(loads, now).unwrap_or_else(|violated| {
+            self.found_defect(&violated);
+            Vec::new()
+        })
+    }
+
+    /// The log has answered one of these appends.
+    pub(super) fn sent(&mut self, sending: Sending, result: Result<(), Error>, now: Timestamp) {
+        let Hold::Going(state) = &mut self.hold else { return };
+        if result.is_ok() {
+            self.metrics.dispatched.inc_by(sending.records.len() as u64);
+        }
+        if let Err(violated) = state.sent(sending, result, now) {
+            self.found_defect(&violated);
+        }
+    }
+
+    /// Nothing is sent to the workers before the results are judged up to here.
+    pub(super) fn send_after(&mut self, results_end: Offset) {
+        if let Some(state) = self.state_mut() {
+            state.dispatch.after_results(results_end);
+        }
+    }
+
+    /// Has what was sent to the workers committed, where no release has carried it.
+    pub(super) fn note_position(&mut self) {
+        if let Some(state) = self.state_mut() {
+            state.dispatch.note_position();
+        }
+    }
+
     pub(super) fn has_gathered(&self) -> bool {
         self.state().is_some_and(|state| {
             !state.gathered.is_empty() || state.batches.as_ref().is_some_and(|batches| batches.has_gathered())
@@ -290,10 +329,12 @@ impl Seat {
         if let Some(batches) = &mut state.batches {
             batches.gauge();
         }
+        state.dispatch.note_position();
         metrics.duplicates.inc_by(std::mem::take(&mut state.duplicates));
         metrics.lag_records.set(gauge(state.lag()));
         metrics.halted.set(gauge(state.halts.len() as u64));
         metrics.limit_reached.set((state.order.room() == 0).into());
+        metrics.outstanding.set(gauge(state.dispatch.outstanding()));
         metrics.buffer_bytes.set(gauge(state.memory.bytes() as u64));
         let oldest = state.order.blocking().map_or(0.0, |(_, entry)| now.since(entry.timestamp).as_secs_f64());
         metrics.oldest_unreleased_seconds.set(oldest);

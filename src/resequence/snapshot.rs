@@ -20,10 +20,12 @@ impl LaneState {
         let identities = self.identities.ledger_from().unwrap_or(ledger_end).min(ledger_end);
         LaneCursor {
             frontier: self.order.frontier().0,
+            frontier_since: self.frontier_since().0,
             released: released.runs().to_vec(),
             partly: released.partial().to_vec(),
             results: self.needed_results.low().0,
             limit: limit.0,
+            dispatched: self.dispatch.position().0,
             sequences,
             rounds: self.rounds.iter().map(|(offset, round)| (offset.0, round.0)).collect(),
             identities: identities.0,
@@ -51,6 +53,7 @@ impl LaneState {
     /// The commit of this cursor went through; its ledger record is at `ledger`, where there was one.
     pub(super) fn committed(&mut self, cursor: &LaneCursor, ledger: Option<Offset>) -> Result<(), Violated> {
         self.committed_limit = Offset(cursor.limit);
+        self.dispatch.committed(Offset(cursor.dispatched));
         self.committed_rounds.clone_from(&cursor.rounds);
         for offset in std::mem::take(&mut self.committing_identities) {
             if let Some(position) = ledger {

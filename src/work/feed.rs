@@ -1,7 +1,9 @@
 //! One assigned partition: what was read of it, what is being worked on, how far it is answered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use super::answered::Answered;
 use crate::log::{Fetched, TopicPartition};
 use crate::record::{Batch, Offset, Partition, RecordRef, ResultHeaders, Round, Source, check};
 
@@ -30,8 +32,15 @@ pub(super) struct LaneState {
 pub(super) enum Kind {
     /// An input partition.
     Lane(LaneState),
-    /// A partition of the work topic: somebody waits for these.
-    Work,
+    /// A partition of the work topic.
+    Work(Option<Backlog>),
+}
+
+/// What was in a partition of the work topic when it was assigned: others may have worked on it.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pub(super) end: Offset,
+    pub(super) answered: Arc<Answered>,
 }
 
 /// A record to be worked on.
@@ -137,8 +146,14 @@ impl Feed {
         let read = record.iter().next().expect("batches of one record");
         let (offset, source, check, round) = match &mut self.kind {
             Kind::Lane(state) => Self::of_lane(state, lane, &read)?,
-            Kind::Work => match ResultHeaders::decode(read.headers) {
-                Ok(headers) => (read.offset, headers.source, headers.check, headers.round),
+            Kind::Work(backlog) => match ResultHeaders::decode(read.headers) {
+                Ok(headers) => {
+                    drop(backlog.take_if(|backlog| read.offset >= backlog.end));
+                    if backlog.as_ref().is_some_and(|backlog| backlog.answered.has(&headers)) {
+                        return None;
+                    }
+                    (read.offset, headers.source, headers.check, headers.round)
+                }
                 Err(reason) => {
                     tracing::warn!(at = %self.at, offset = %read.offset, %reason, "not a work record, passed over");
                     return None;
@@ -237,7 +252,7 @@ mod tests {
         builder.push(None, Some(b"v"), |h| {
             ResultHeaders { status: None, round: Round(2), ..ResultHeaders::new(source, 5, Status::Done) }.encode(h);
         });
-        let mut feed = Feed::new(FeedId(1), Topic::from("work").partition(Partition(3)), Kind::Work, None);
+        let mut feed = Feed::new(FeedId(1), Topic::from("work").partition(Partition(3)), Kind::Work(None), None);
         feed.extend(Fetched { batches: vec![builder.finish()], next: Offset(2) });
         let task = feed.take().expect("the second is a work record");
         assert_eq!((task.offset, task.source, task.check, task.round), (Offset(1), source, 5, Round(2)));

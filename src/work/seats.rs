@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use super::answered::{self, Look};
 use super::cursors::{Cursors, Failed};
 use super::feed::{Feed, FeedId, Kind, LaneState, Task};
 use super::inlet::{Happened, Inlets, Subject};
-use super::opening::{self, Opened};
-use crate::log::{self, Fetched, Log, Reader, TopicPartition};
+use super::opening::{self, Known, Opened};
+use crate::log::{self, Fetched, Log, Reader, Topic, TopicPartition};
 use crate::record::cursor::{LaneCursor, OwnerCursor};
 use crate::record::{Offset, Partition};
 use crate::topics::Topics;
@@ -40,13 +41,15 @@ pub(super) struct Seats {
     seats: BTreeMap<FeedId, Seat>,
     /// The last cursor of each control partition that a lane of ours hangs on.
     cursors: BTreeMap<Partition, OwnerCursor>,
+    /// The look at what is answered that partitions assigned together share.
+    look: Option<Look>,
     made: u64,
 }
 
 impl Seats {
     pub(super) fn new(log: Arc<dyn Log>, topics: Topics) -> Self {
         let (inlets, seats, cursors) = (Inlets::default(), BTreeMap::new(), BTreeMap::new());
-        Self { log, topics, inlets, seats, cursors, made: 0 }
+        Self { log, topics, inlets, seats, cursors, look: None, made: 0 }
     }
 
     /// Takes a partition that was assigned, and whose stored position is known.
@@ -55,7 +58,7 @@ impl Seats {
         let id = FeedId(self.made);
         let is_lane = at.topic == self.topics.input;
         let (kind, lane) =
-            if is_lane { (Kind::Lane(LaneState::default()), Some(at.partition)) } else { (Kind::Work, None) };
+            if is_lane { (Kind::Lane(LaneState::default()), Some(at.partition)) } else { (Kind::Work(None), None) };
         let feed = Feed::new(id, at, kind, stored);
         self.seats.insert(id, Seat { feed, phase: Phase::NoCursor });
         match lane {
@@ -84,6 +87,11 @@ impl Seats {
 
     fn control_of(&self, seat: &Seat) -> Partition {
         self.topics.control_of(seat.feed.at.partition).partition
+    }
+
+    /// Whether this is the topic of the lanes' input.
+    pub(super) fn is_input(&self, topic: &Topic) -> bool {
+        *topic == self.topics.input
     }
 
     /// All partitions that are assigned.
@@ -117,7 +125,7 @@ impl Seats {
         let all = after.chain(self.seats.range(..=last)).filter(|(_, seat)| !seat.feed.is_empty());
         let (mut work, mut lanes) = (VecDeque::new(), VecDeque::new());
         for (id, seat) in all {
-            let queue = if matches!(seat.feed.kind, Kind::Work) { &mut work } else { &mut lanes };
+            let queue = if matches!(seat.feed.kind, Kind::Work(_)) { &mut work } else { &mut lanes };
             queue.push_back(*id);
         }
         (work, lanes)
@@ -216,7 +224,11 @@ impl Seats {
         let Some(seat) = self.seats.get(&id) else { return };
         let (log, at, from) = (Arc::clone(&self.log), seat.feed.at.clone(), seat.feed.wanted());
         match seat.feed.kind {
-            Kind::Work => self.inlets.open(id, opening::work(log, at, from), pause),
+            Kind::Work(_) => {
+                let new = || answered::look(Arc::clone(&log), self.topics.clone());
+                let look = self.look.get_or_insert_with(new).clone();
+                self.inlets.open(id, opening::work(log, at, from, look), pause);
+            }
             Kind::Lane(_) => {
                 let (results, cursor) = (self.topics.results.partition(at.partition), self.lane_cursor(at.partition));
                 self.inlets.open(id, opening::lane(log, at, results, cursor, from), pause);
@@ -228,13 +240,17 @@ impl Seats {
     }
 
     fn opened(&mut self, id: FeedId, opened: Result<Opened, log::Error>) -> Result<(), Error> {
+        // Whoever is opened later looks anew.
+        self.look = None;
         let Some(seat) = self.seats.get_mut(&id) else { return Ok(()) };
         match opened {
-            Ok(Opened { reader, answered }) => {
-                tracing::debug!(at = %seat.feed.at, from = %reader.position(), answered = answered.len(), "working");
+            Ok(Opened { reader, known }) => {
+                tracing::debug!(at = %seat.feed.at, from = %reader.position(), "working");
                 seat.feed.begin_at(reader.position());
-                if let Kind::Lane(state) = &mut seat.feed.kind {
-                    state.answered = answered;
+                match (&mut seat.feed.kind, known) {
+                    (Kind::Lane(state), Known::Lane(answered)) => state.answered = answered,
+                    (Kind::Work(of), Known::Work(backlog)) => *of = backlog,
+                    _ => {}
                 }
                 seat.phase = Phase::Full(reader);
             }

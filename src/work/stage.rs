@@ -33,7 +33,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Stage {
     log: Arc<dyn Log>,
     group: String,
-    topics: [Topic; 2],
+    /// What the group shares out.
+    topics: Vec<Topic>,
+    /// Whether this process has no lane to read: there are more processes than lanes.
+    stands_by: bool,
     member: String,
     pool: Pool,
     outbox: Outbox,
@@ -73,18 +76,21 @@ impl Stage {
         member: String,
         seed: u64,
     ) -> Self {
-        let Options { group, concurrency, timeout, retry, max_output } = options;
+        let Options { group, fan_out, concurrency, timeout, retry, max_output } = options;
         let mut rng = fastrand::Rng::with_seed(seed);
         let Retry { attempts, backoff, cap } = retry;
         let backoff = Backoff { base: backoff, cap, attempts };
         let pool = Pool::new(processor, concurrency.max(1), timeout, backoff, rng.fork());
         let outbox = Outbox::new(Arc::clone(&log), topics.results.clone(), &member, max_output, rng.fork());
-        let (now, joined) = (Instant::now(), [topics.input.clone(), topics.work.clone()]);
+        let now = Instant::now();
+        let joined = if fan_out { vec![&topics.work] } else { vec![&topics.input, &topics.work] };
+        let joined = joined.into_iter().cloned().collect();
         let seats = Seats::new(Arc::clone(&log), topics);
         Self {
             log,
             group,
             topics: joined,
+            stands_by: false,
             member,
             pool,
             outbox,
@@ -125,6 +131,7 @@ impl Stage {
             let (now, draining) = (Instant::now(), drain.is_cancelled());
             self.ask_positions(membership, now).await?;
             if now >= self.store_at {
+                self.note_standby();
                 self.store_positions(membership).await;
             }
             self.proceed(now, draining);
@@ -307,6 +314,18 @@ impl Stage {
         }
         self.ask_at = now + PAUSE;
         Ok(())
+    }
+
+    /// Says once where there is no lane for this process, though it still takes part in the work
+    /// that is sent out again.
+    fn note_standby(&mut self) {
+        let Some(lanes) = self.topics.iter().find(|topic| self.seats.is_input(topic)) else { return };
+        let has_lane = self.seats.partitions().iter().chain(&self.unknown).any(|at| at.topic == *lanes);
+        if !has_lane && !self.stands_by {
+            tracing::info!("stands by: there are no more lanes than work processes; work.fan_out uses them all");
+        }
+        self.stands_by = !has_lane;
+        self.tally.stands_by(self.stands_by);
     }
 
     /// Stores how far each partition is answered, where that has changed.

@@ -63,6 +63,11 @@ impl Tally {
         self.work.seconds.observe(time.as_secs_f64());
     }
 
+    /// Whether this process has no lane.
+    pub(super) fn stands_by(&self, stands_by: bool) {
+        self.work.standby.set(i64::from(stands_by));
+    }
+
     /// The turn is over.
     pub(super) fn settle(&mut self, running: usize, shut: bool) {
         for count in [&mut self.done, &mut self.retried, &mut self.failed, &mut self.timed_out, &mut self.unreachable] {

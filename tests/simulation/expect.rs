@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use seriatim::log::memory::Stored;
-use seriatim::record::{Name, Partition, RecordRef, ResultHeaders, Status, check};
+use seriatim::record::{Name, Offset, Partition, RecordRef, ResultHeaders, Status, check};
 
 use crate::message::TENANT;
 use crate::world::{World, batch_of};
@@ -70,6 +70,14 @@ pub(crate) fn lane(
         Expected { offset, body, end, group: group(world, record) }
     };
     input.iter().map(&mut expected).collect()
+}
+
+/// Whether somebody has to work on the message at this offset: it repeats no other, and goes somewhere.
+pub(crate) fn needs_work(world: &World, lane: Partition, offset: Offset) -> bool {
+    let input = world.log.snapshot(&world.topics.input.partition(lane));
+    let record = input.iter().find(|record| record.offset == offset);
+    record.is_some_and(|record| destinations(world, record).is_some())
+        && !repeats(world, &input).contains_key(&offset.0)
 }
 
 /// The raised rounds of a lane's records, by offset.

@@ -21,10 +21,14 @@ pub(crate) struct Plan {
     pub(crate) destinations: Vec<&'static str>,
     pub(crate) order: resequence::Options,
     pub(crate) work: work::Options,
+    /// Of the work topic.
+    pub(crate) work_partitions: u32,
     pub(crate) push: Pushing,
     pub(crate) owners: usize,
     pub(crate) workers: usize,
     pub(crate) deliverers: usize,
+    /// Workers in other languages, who take part in the group.
+    pub(crate) foreigners: usize,
     pub(crate) producers: usize,
     /// Of each producer.
     pub(crate) messages: usize,
@@ -82,6 +86,8 @@ pub(crate) struct Trouble {
 impl Plan {
     pub(crate) fn draw(chance: Chance) -> Self {
         let mut rng = chance.stream("plan");
+        let mut spread = chance.stream("plan of the fan-out");
+        let fan_out = spread.bool();
         let lanes = rng.u32(1..=4);
         let mut destinations = DESTINATIONS.to_vec();
         if rng.bool() {
@@ -91,8 +97,10 @@ impl Plan {
             lanes,
             control_partitions: rng.u32(1..=lanes.min(2)),
             destinations,
-            order: order(&mut chance.stream("plan of the order")),
-            work: working(&mut chance.stream("plan of the work")),
+            order: resequence::Options { fan_out, ..order(&mut chance.stream("plan of the order")) },
+            work: work::Options { fan_out, ..working(&mut chance.stream("plan of the work")) },
+            work_partitions: pick(&mut spread, &[1, 2, 3, 16]),
+            foreigners: if fan_out { spread.usize(0..=1) } else { 0 },
             owners: rng.usize(1..=3),
             workers: rng.usize(1..=3),
             deliverers: chance.stream("plan of the deliverers").usize(0..=2),

@@ -9,6 +9,7 @@ use seriatim::{deliver, resequence, work};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
+use crate::foreigner;
 use crate::process::{Life, supervise};
 use crate::receiver::Network;
 use crate::worker::Worker;
@@ -18,6 +19,7 @@ use crate::world::Shared;
 pub(crate) fn start(world: &Shared) {
     start_some(world, "owner", world.plan.owners, owner);
     start_some(world, "worker", world.plan.workers, worker);
+    start_some(world, "foreign worker", world.plan.foreigners, foreigner);
     start_some(world, "deliverer", world.plan.deliverers, deliverer);
 }
 
@@ -46,6 +48,10 @@ fn worker(world: Shared, member: String, seed: u64, drain: CancellationToken) ->
     let (options, processor) = (world.plan.work.clone(), Arc::new(Worker::new(world, seed)));
     let running = work::run(log, topics, options, processor, member, seed, drain);
     running.map(|ended| ended.map_err(|error| error.to_string())).boxed()
+}
+
+fn foreigner(world: Shared, member: String, seed: u64, drain: CancellationToken) -> Life {
+    foreigner::work(world, member, seed, drain).boxed()
 }
 
 fn deliverer(world: Shared, member: String, seed: u64, drain: CancellationToken) -> Life {

@@ -9,6 +9,7 @@ use seriatim::record::cursor::{LaneCursor, OwnerCursor, decode};
 use seriatim::record::push::PushCursor;
 use seriatim::record::{Offset, Partition};
 
+use crate::dispatched::Dispatched;
 use crate::world::World;
 
 /// What no output of the simulation's workers exceeds, headers included.
@@ -17,6 +18,7 @@ const LARGEST_RESULT: usize = 4096;
 /// Every cursor that was ever committed, by control partition, in log order.
 pub(crate) struct Watch {
     followed: Vec<Followed>,
+    dispatched: Dispatched,
     pushes: Vec<FollowedPushes>,
 }
 
@@ -30,6 +32,7 @@ impl Watch {
     pub(crate) fn new(control_partitions: u32) -> Self {
         Self {
             followed: (0..control_partitions).map(|_| Followed::default()).collect(),
+            dispatched: Dispatched::default(),
             pushes: (0..control_partitions).map(|_| FollowedPushes::default()).collect(),
         }
     }
@@ -38,10 +41,12 @@ impl Watch {
     pub(crate) fn look(&mut self, world: &World) {
         for (control, followed) in (0..).zip(&mut self.followed) {
             let at = world.topics.cursors_resequence.partition(Partition(control));
+            let known = followed.cursors.len();
             for record in world.log.snapshot_from(&at, followed.next) {
                 followed.next = record.offset.next();
                 followed.add(world, &at, &record);
             }
+            self.dispatched.check(world, &followed.cursors[known..]);
         }
         self.look_at_pushes(world);
     }

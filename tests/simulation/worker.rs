@@ -26,15 +26,6 @@ impl Worker {
         Self { world, rng: Mutex::new(Rng::with_seed(seed)) }
     }
 
-    /// Nothing is begun that the owner has not let be begun.
-    fn check_limit(&self, job: &Job) {
-        let limit = self.world.watch().limit(job.source.lane);
-        if job.source.offset.0 >= limit {
-            let source = job.source;
-            self.world.found(format_args!("limit: {source} was worked on, the committed limit is {limit}"));
-        }
-    }
-
     /// How long it takes, and `None` where it never ends.
     fn time(&self, rng: &mut Rng, kind: &[u8]) -> Option<Duration> {
         let trouble = &self.world.plan.trouble;
@@ -94,7 +85,7 @@ fn item(rng: &mut Rng, text: &str) -> String {
 impl Processor for Worker {
     fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
         async move {
-            self.check_limit(&job);
+            self.world.may_be_worked_on(job.source);
             let kind = kind(job.body()).to_vec();
             let (time, answer) = {
                 let mut rng = self.rng.lock().expect("no holder of this lock awaits");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use seriatim::log::memory::{Memory, Stored};
-use seriatim::record::{Batch, BatchBuilder};
+use seriatim::record::{Batch, BatchBuilder, Source};
 use seriatim::topics::Topics;
 use tokio::time::Instant;
 
@@ -49,6 +49,7 @@ impl World {
     pub(crate) fn new(chance: Chance, history: Arc<History>) -> Shared {
         let plan = Plan::draw(chance);
         let topics = Topics::derive("t", &plan.destinations, plan.lanes, plan.control_partitions);
+        let topics = Topics { work_partitions: plan.work_partitions, ..topics };
         Arc::new(Self {
             log: Memory::new(mix(chance.0, b"the log")),
             receivers: Receivers::default(),
@@ -100,6 +101,14 @@ impl World {
     pub(crate) fn found(&self, what: fmt::Arguments<'_>) {
         self.note(format_args!("FOUND {what}"));
         self.findings.lock().expect("no holder of this lock panics").push(what.to_string());
+    }
+
+    /// Nothing is begun that the owner has not let be begun.
+    pub(crate) fn may_be_worked_on(&self, source: Source) {
+        let limit = self.watch().limit(source.lane);
+        if source.offset.0 >= limit {
+            self.found(format_args!("limit: {source} was worked on, the committed limit is {limit}"));
+        }
     }
 
     /// The first thing that was found wrong.

@@ -25,6 +25,9 @@ pub struct Work {
     pub timeout: Span,
     /// How long a record that others wait for may go without a result before it is sent out again.
     pub deadline: Span,
+    /// Whether records are spread over the work topic, so that one lane is worked on by many
+    /// processes; else a process reads the lanes that the group assigns to it.
+    pub fan_out: bool,
     /// What follows a failed attempt.
     pub retry: Retry,
 }
@@ -40,6 +43,7 @@ impl Default for Work {
             concurrency: NonZeroU32::new(1000).expect("1000 is not 0"),
             timeout: Span::from_secs(30),
             deadline: Span::from_secs(600),
+            fan_out: false,
             retry: Retry::default(),
         }
     }

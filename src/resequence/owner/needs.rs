@@ -2,7 +2,6 @@
 
 use super::{FETCH_BYTES, Happening, Owner, Shared};
 use crate::log::{Error, Fetched, Reader, Visibility};
-use crate::metrics;
 use crate::record::Partition;
 use crate::takeover;
 
@@ -48,12 +47,7 @@ impl Owner {
                 }));
             }
             Need::Results => self.sweep(lane),
-            Need::Resend(offset, round, number) => {
-                metrics::lane(lane).resent.inc();
-                self.under_way.push(Box::pin(async move {
-                    Happening::Resent(fetch::resend(&*log, &topics, lane, offset, round, number).await)
-                }));
-            }
+            Need::Resend(offset, round) => self.resend(lane, offset, round),
         }
     }
 
