@@ -101,4 +101,4 @@ deny: ## Licences, advisories and sources of dependencies; needs cargo-deny
 
 .PHONY: docs
 docs: ## Write the generated pages of docs/ anew
-	UPDATE=1 cargo test --lib --quiet metrics
+	UPDATE=1 cargo test --lib --quiet reference_page

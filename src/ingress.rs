@@ -15,16 +15,20 @@ mod appender;
 mod auth;
 mod batches;
 mod body;
+mod decode;
 mod envelope;
+mod event;
 mod gate;
 pub mod http;
 mod keys;
 mod lines;
 mod live;
 mod many;
+mod openapi;
 mod patient;
 mod present;
 mod problem;
+mod quota;
 mod read;
 mod release;
 mod results;
@@ -47,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{Principal, Tokens, TokensError};
 pub use problem::{Code, Problem};
+pub use quota::Quota;
 pub use tls::{Application, Tls, TlsError, TlsFiles, WithoutCertificate};
 
 use crate::log::Log;
@@ -56,6 +61,7 @@ use crate::record::Partition;
 use crate::topics::Topics;
 use appender::Lane;
 use keys::Keys;
+use quota::Quotas;
 use waiters::Waiters;
 
 /// The most that a request's head takes, and so what each of its messages repeats of it.
@@ -110,6 +116,8 @@ pub struct Options {
     pub lanes: Option<LaneOptions>,
     /// Who may send. `None`: everybody.
     pub tokens: Option<Tokens>,
+    /// How much each principal may send. `None`: as much as there is room for.
+    pub quota: Option<Quota>,
 }
 
 impl Default for Options {
@@ -134,6 +142,7 @@ impl Default for Options {
             known_keys_memory: 64 * MIB,
             lanes: None,
             tokens: None,
+            quota: None,
         }
     }
 }
@@ -151,6 +160,7 @@ struct Inner {
     boards: Vec<Board>,
     live: live::Lanes,
     keys: Keys,
+    quotas: Option<Quotas>,
     bodies: Arc<Semaphore>,
     next_lane: AtomicU32,
     drain: CancellationToken,
@@ -209,7 +219,9 @@ impl Service {
         let live = live::Lanes::new(options.lanes.as_ref(), topics.lanes);
         let keys = Keys::new(options.known_keys, options.known_keys_memory);
         let next_lane = AtomicU32::new(0);
-        let inner = Inner { log, topics, options, lanes, waiters, boards, live, keys, bodies, next_lane, drain, stop };
+        let quotas = options.quota.map(Quotas::new);
+        let inner =
+            Inner { log, topics, options, lanes, waiters, boards, live, keys, quotas, bodies, next_lane, drain, stop };
         (Self(Arc::new(inner)), Driver(join_all(drivers).map(drop).boxed()))
     }
 
@@ -249,6 +261,17 @@ impl Service {
 
     fn keys(&self) -> &Keys {
         &self.0.keys
+    }
+
+    fn quotas(&self) -> Option<&Quotas> {
+        self.0.quotas.as_ref()
+    }
+
+    /// Waits until a principal may send so many messages more.
+    async fn keep_to_quota(&self, principal: &Principal, count: u32) {
+        if let Some(quotas) = self.quotas() {
+            quotas.wait(principal, count).await;
+        }
     }
 
     fn bodies(&self) -> &Arc<Semaphore> {

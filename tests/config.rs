@@ -37,6 +37,8 @@ fn companions(key: &str) -> &'static str {
         "ingress.tls.certificate_file" => "ingress.tls.key_file = 'k'",
         "ingress.tls.key_file" => "ingress.tls.certificate_file = 'c'",
         "ingress.tls.client_ca_file" => "ingress.tls.certificate_file = 'c'\ningress.tls.key_file = 'k'",
+        "ingress.quota.messages" => "ingress.quota.per = '1h'",
+        "ingress.quota.per" => "ingress.quota.messages = 7",
         "work.exec.processes" => "work.exec.command = ['true']",
         _ if key.starts_with("destinations.billing.push") && key != "destinations.billing.push.http" => {
             if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'https://a'" }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Options;
+use super::decode;
 use super::problem::{Code, Problem};
 
 /// What a body may take beyond its fixed time: bytes a second, a slow mobile link.
@@ -29,18 +30,29 @@ pub(super) struct Held {
     _memory: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end, and expands it where it is compressed.
 ///
 /// # Errors
 ///
 /// [`Code::BodyTooLarge`], [`Code::RequestTimeout`], [`Code::Overloaded`] where the memory for
-/// bodies is used up, [`Code::InvalidBody`] where it breaks off.
+/// bodies is used up, [`Code::InvalidBody`] where it breaks off or cannot be expanded,
+/// [`Code::UnsupportedMedia`] for an encoding that is not known.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     options: &Options,
     memory: &Arc<Semaphore>,
 ) -> Result<Held, Problem> {
+    let encoding = decode::encoding(headers)?;
+    let held = receive(headers, body, options, memory).await?;
+    let Some(encoding) = encoding else { return Ok(held) };
+    let bytes = decode::whole(encoding, &held.bytes, options)?;
+    drop(held);
+    let share = share(memory, bytes.len())?;
+    Ok(Held { bytes, _memory: Some(share) })
+}
+
+async fn receive(headers: &HeaderMap, body: Body, options: &Options, memory: &Arc<Semaphore>) -> Result<Held, Problem> {
     let mut stream = body.into_data_stream();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > options.max_body as u64) {
@@ -57,23 +69,34 @@ pub(super) async fn read(
         let frame = match next {
             Err(_) => return Err(Problem::new(Code::RequestTimeout, "the body came too slowly")),
             Ok(None) => return Ok(Held { bytes: whole.finish(), _memory: held }),
-            Ok(Some(frame)) => {
-                frame.map_err(|e| Problem::new(Code::InvalidBody, format!("the body broke off: {e}")))?
-            }
+            Ok(Some(frame)) => frame.map_err(|error| broke_off(&error))?,
         };
         if whole.len() + frame.len() > options.max_body {
             linger(stream).await;
             return Err(too_large(options));
         }
-        let more = Arc::clone(memory)
-            .try_acquire_many_owned(u32::try_from(frame.len()).unwrap_or(u32::MAX))
-            .map_err(|_| Problem::new(Code::Overloaded, "too many bodies are being received; try again"))?;
+        let more = share(memory, frame.len())?;
         match &mut held {
             Some(held) => held.merge(more),
             None => held = Some(more),
         }
         whole.push(frame);
     }
+}
+
+fn share(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Arc::clone(memory).try_acquire_many_owned(bytes).map_err(|_| no_memory())
+}
+
+/// The refusal where the memory for bodies is used up.
+pub(super) fn no_memory() -> Problem {
+    Problem::new(Code::Overloaded, "too many bodies are being received; try again")
+}
+
+/// What is said of a body that ended before its end.
+pub(super) fn broke_off(error: &axum::Error) -> Problem {
+    Problem::new(Code::InvalidBody, format!("the body broke off: {error}"))
 }
 
 /// The time that so many bytes may take beyond the fixed one.
@@ -87,7 +110,7 @@ pub(super) fn too_large(options: &Options) -> Problem {
 }
 
 /// Reads on and drops what it reads, for a while.
-pub(super) async fn linger(mut stream: BodyDataStream) {
+pub(super) async fn linger<E>(mut stream: impl Stream<Item = Result<Bytes, E>> + Unpin) {
     let until = Instant::now() + LINGER;
     let mut seen = 0;
     while seen < LINGER_BYTES

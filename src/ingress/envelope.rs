@@ -48,7 +48,6 @@ impl Envelope {
     /// [`Code::InvalidHeader`] and [`Code::UnsupportedMedia`], naming the header; an unknown
     /// destination is named together with those that are known.
     pub(super) fn read(headers: &HeaderMap, principal: &Principal, topics: &Topics) -> Result<Self, Problem> {
-        refuse_encoding(headers)?;
         let idempotency = single(headers, "idempotency-key")?;
         Ok(Self {
             key: single(headers, "seriatim-key")?.map(key).transpose()?,
@@ -274,15 +273,6 @@ fn event(headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Problem> {
     Ok(attributes)
 }
 
-fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Problem::new(Code::UnsupportedMedia, "send the body without Content-Encoding"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// `00-TRACE-SPAN-FLAGS` (W3C Trace Context); a broken one is dropped, as that document has it.
 fn is_traceparent(value: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -367,12 +357,11 @@ mod tests {
     }
 
     #[test]
-    fn broken_trace_context_is_dropped_and_encodings_are_refused() {
+    fn broken_trace_context_is_dropped() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert!(envelope(&[("traceparent", good)]).expect("it is valid").traceparent.is_some());
         for bad in ["", "00-4bf9", &good.to_ascii_uppercase(), &good.replace('-', "_")] {
             assert!(envelope(&[("traceparent", bad)]).expect("it is ignored").traceparent.is_none(), "{bad}");
         }
-        assert!(envelope(&[("content-encoding", "gzip")]).unwrap_err().contains("unsupported-media"));
     }
 }

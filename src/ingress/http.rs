@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use super::auth::{self, Principal};
 use super::envelope::{Envelope, Idempotency};
 use super::problem::{Code, Problem};
+use super::quota::Meter;
 use super::read::{self, OutputsQuery};
-use super::{Service, body, many, release, single, state};
+use super::{Service, body, event, many, openapi, release, single, state};
 use crate::record::Partition;
 
 /// The connection that a request came on.
@@ -40,6 +41,8 @@ pub fn router(service: Service) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(service.clone(), authenticate))
+        // Behind the layer, so that nobody is asked who they are: what the calls are is no secret.
+        .route("/openapi.json", get(openapi::description).fallback(method_not_allowed))
         .with_state(service)
 }
 
@@ -79,11 +82,14 @@ async fn post_messages(
     parameters: Result<Query<PostQuery>, QueryRejection>,
     request: Request,
 ) -> Response {
+    let mut meter = Meter::new(service.quotas(), &principal);
     let answer = async {
         let PostQuery { wait } = query(parameters)?;
-        receive(service, &principal, wait, request).await
+        receive(service.clone(), &principal, wait, request, &mut meter).await
     };
-    answer.await.unwrap_or_else(|problem: Problem| problem.counted().into_response())
+    let mut response = answer.await.unwrap_or_else(|problem: Problem| problem.counted().into_response());
+    meter.show(response.headers_mut());
+    response
 }
 
 async fn get_message(
@@ -112,6 +118,7 @@ async fn receive(
     principal: &Principal,
     wait: Option<String>,
     request: Request,
+    meter: &mut Meter<'_>,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let envelope = Envelope::read(&parts.headers, principal, service.topics())?;
@@ -120,13 +127,16 @@ async fn receive(
     match envelope.essence().as_deref() {
         Some("application/x-ndjson" | "application/jsonl" | "application/ndjson") => {
             for_many(&envelope, wait.as_deref())?;
-            Ok(many::ndjson(service, envelope, lane, &parts.headers, body).await)
+            many::ndjson(service, envelope, lane, &parts.headers, body, principal).await
         }
         Some("application/cloudevents-batch+json") => {
             for_many(&envelope, wait.as_deref())?;
-            many::events(&service, envelope, lane, &parts.headers, body).await
+            many::events(&service, envelope, lane, &parts.headers, body, meter).await
         }
-        _ => receive_one(&service, &envelope, lane, wait.as_deref(), &parts.headers, body).await,
+        _ => {
+            meter.take(1)?;
+            receive_one(&service, &envelope, lane, wait.as_deref(), &parts.headers, body).await
+        }
     }
 }
 
@@ -140,6 +150,10 @@ async fn receive_one(
 ) -> Result<Response, Problem> {
     let wait = wait.map(|wait| release::wait_of(wait, service.options().max_wait)).transpose()?;
     let held = body::read(headers, body, service.options(), service.bodies()).await?;
+    if envelope.essence().as_deref() == Some("application/cloudevents+json") {
+        let text = std::str::from_utf8(&held.bytes).unwrap_or_default();
+        event::fault(text).map_or(Ok(()), |detail| Err(Problem::new(Code::InvalidBody, detail)))?;
+    }
     let Some(wait) = wait else {
         return Ok(single::accepted(single::write(service, envelope, lane, &held.bytes).await?));
     };

@@ -27,6 +27,11 @@ impl Lines {
         Self { longest, partial: BytesMut::new(), skipping: false }
     }
 
+    /// Bytes of the unfinished line.
+    pub(super) fn held(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Hands out the lines that end in `frame`, and keeps what follows the last of them.
     pub(super) fn feed(&mut self, frame: &Bytes, mut out: impl FnMut(Line<'_>)) {
         let mut start = 0;

@@ -8,11 +8,13 @@ use futures::stream;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::auth::Principal;
 use super::envelope::Envelope;
 use super::problem::{Code, Problem};
+use super::quota::Meter;
 use super::results::{Form, Results};
 use super::upload::Upload;
-use super::{Service, body, single};
+use super::{Service, body, decode, event, single};
 use crate::record::{BatchBuilder, Partition};
 
 /// What opens and closes an answer in this form.
@@ -24,17 +26,24 @@ const fn frame(form: Form) -> (&'static str, &'static str) {
 }
 
 /// An NDJSON upload. With `Accept: application/x-ndjson` the answer has one entry a line, and
-/// begins while the upload goes on; it is for clients that read while they write.
+/// begins while the upload goes on; it is for clients that read while they write. It is read no
+/// faster than the sender's quota allows.
+///
+/// # Errors
+///
+/// Those of [`decode::pieces`]; everything later is told line by line.
 pub(super) async fn ndjson(
     service: Service,
     envelope: Envelope,
     lane: Partition,
     headers: &HeaderMap,
     body: Body,
-) -> Response {
+    principal: &Principal,
+) -> Result<Response, Problem> {
+    let body = decode::pieces(headers, body, service.options(), service.bodies())?;
     let accept = headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
     let form = if accept == Some(b"application/x-ndjson") { Form::Lines } else { Form::Object };
-    let mut upload = Upload::new(service, envelope, lane, body.into_data_stream());
+    let mut upload = Upload::new(service, envelope, lane, body, principal.clone());
     while form == Form::Object && !upload.must_answer() && upload.step().await {}
     let opening = stream::iter([Bytes::from_static(frame(form).0.as_bytes())]);
     let entries = stream::unfold(upload, move |mut upload| async move {
@@ -49,34 +58,35 @@ pub(super) async fn ndjson(
     let closing = stream::iter([Bytes::from_static(frame(form).1.as_bytes())]);
     let all = futures::StreamExt::chain(futures::StreamExt::chain(opening, entries), closing);
     let all = futures::StreamExt::map(all, Ok::<_, std::convert::Infallible>);
-    multi_status(form, Body::from_stream(all))
+    Ok(multi_status(form, Body::from_stream(all)))
 }
 
 /// A JSON array of CloudEvents in structured mode; each becomes a message of its own.
 ///
 /// # Errors
 ///
-/// Those of [`body::read`], and [`Code::InvalidBody`] where it is no array.
+/// Those of [`body::read`] and [`Meter::take`], and [`Code::InvalidBody`] where it is no array.
 pub(super) async fn events(
     service: &Service,
     mut envelope: Envelope,
     lane: Partition,
     headers: &HeaderMap,
     body: Body,
+    meter: &mut Meter<'_>,
 ) -> Result<Response, Problem> {
     envelope.content_type = Some(b"application/cloudevents+json".to_vec());
     let held = body::read(headers, body, service.options(), service.bodies()).await?;
     let events: Vec<&RawValue> = serde_json::from_slice(&held.bytes)
         .map_err(|e| Problem::new(Code::InvalidBody, format!("the body is no JSON array of CloudEvents: {e}")))?;
+    meter.take(events.len())?;
     let mut builder = BatchBuilder::default();
     let mut lines = Vec::with_capacity(events.len());
     for (index, event) in (0..).zip(events) {
-        let is_object = event.get().starts_with('{');
-        if is_object {
+        let fault = event::fault(event.get());
+        if fault.is_none() {
             envelope.push_entry(&mut builder, index, event.get().as_bytes(), envelope.content_type.as_deref());
         }
-        let problem = || Problem::new(Code::InvalidBody, "it is no JSON object, so it is no CloudEvent");
-        lines.push((1, (!is_object).then(problem)));
+        lines.push((1, fault.map(|detail| Problem::new(Code::InvalidBody, detail))));
         if builder.size() > 2 * service.options().max_body {
             let detail = "with the headers that each of them repeats the events are too large; send fewer at once";
             return Err(Problem::new(Code::BodyTooLarge, detail));

@@ -1,6 +1,7 @@
 //! Refusals as RFC 9457 problems: one table of stable codes, one way to answer them.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -51,6 +52,8 @@ pub enum Code {
     BatchEnded,
     /// Too much is being received or written already.
     Overloaded,
+    /// The sender has sent as many messages as it may in this time.
+    QuotaExceeded,
     /// The log cannot take anything now.
     LogUnavailable,
     /// The process is on its way out.
@@ -67,6 +70,35 @@ pub enum Code {
 type Row = (&'static str, StatusCode, &'static str, bool);
 
 impl Code {
+    /// All of them, by status.
+    pub const ALL: [Self; 25] = [
+        Self::InvalidQuery,
+        Self::InvalidHeader,
+        Self::InvalidBody,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::UnknownDestination,
+        Self::Removed,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::KeyInFlight,
+        Self::BatchExists,
+        Self::BatchEnded,
+        Self::BodyTooLarge,
+        Self::UnsupportedMedia,
+        Self::KeyReused,
+        Self::Rejected,
+        Self::MessageFailed,
+        Self::InvalidBatch,
+        Self::QuotaExceeded,
+        Self::LogDamaged,
+        Self::Overloaded,
+        Self::LogUnavailable,
+        Self::Draining,
+        Self::OutcomeUnknown,
+        Self::NotReleasedYet,
+    ];
+
     const fn row(self) -> Row {
         match self {
             Self::InvalidQuery => ("invalid-query", StatusCode::BAD_REQUEST, "The query is not valid", false),
@@ -103,6 +135,7 @@ impl Code {
             }
             Self::BatchExists => ("batch-exists", StatusCode::CONFLICT, "The id is taken", false),
             Self::BatchEnded => ("batch-ended", StatusCode::CONFLICT, "The batch has ended", false),
+            Self::QuotaExceeded => ("quota-exceeded", StatusCode::TOO_MANY_REQUESTS, "The quota is used up", true),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much is under way", true),
             Self::LogUnavailable => {
                 ("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes nothing now", true)
@@ -141,6 +174,7 @@ impl Code {
 
     const fn type_uri(self) -> Option<&'static str> {
         match self {
+            Self::QuotaExceeded => Some("https://iana.org/assignments/http-problem-types#quota-exceeded"),
             Self::Overloaded | Self::LogUnavailable | Self::Draining => {
                 Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
             }
@@ -155,6 +189,7 @@ pub struct Problem {
     code: Code,
     status: StatusCode,
     detail: Cow<'static, str>,
+    retry_after: Option<Duration>,
     more: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -162,7 +197,8 @@ impl Problem {
     /// A problem with what the client should know: what, where, and what to do.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Self { code, status: code.status(), detail: detail.into(), more: serde_json::Map::new() };
+        let (status, detail, more) = (code.status(), detail.into(), serde_json::Map::new());
+        let problem = Self { code, status, detail, retry_after: None, more };
         if code == Code::OutcomeUnknown { problem.with("outcome", "unknown") } else { problem }
     }
 
@@ -170,6 +206,13 @@ impl Problem {
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
         self.more.insert(member.to_owned(), value.into());
+        self
+    }
+
+    /// The same with the time after which to try again, where the code's own is not it.
+    #[must_use]
+    pub const fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 
@@ -247,12 +290,79 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.code.retry_after() {
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, super::quota::seconds(wait).into());
+        } else if let Some(seconds) = self.code.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if self.code == Code::UnsupportedMedia {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
         }
         if self.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    const PREFACE: &str = r#"<!-- Written by `make docs`. -->
+
+# Problems
+
+What the data port refuses, it answers as `application/problem+json` (RFC 9457):
+
+```json
+{"type": "urn:seriatim:problem:key-reused", "title": "Idempotency-Key is already used", "status": 422,
+ "detail": "this key came with another body before; send the same body, or another key",
+ "code": "key-reused", "retryable": false}
+```
+
+Programs decide by `code`, which never changes its meaning; `detail` is for people. `retryable` says whether the same
+request may succeed later. The entries of a 207 hold problems of the same form. A head that is no HTTP, or too large,
+is answered 400 or 431 without a body.
+
+| `code` | Status | Means | Retry |
+|---|---|---|---|
+"#;
+
+    /// The table of all codes in Markdown, as it is kept in `docs/problems.md`.
+    fn reference() -> String {
+        let mut page = String::from(PREFACE);
+        for code in Code::ALL {
+            let (name, status, title, retryable) = code.row();
+            let told = code.retry_after().is_some() || code == Code::QuotaExceeded;
+            let retry = match (retryable, told) {
+                (false, _) => "no",
+                (true, false) => "yes",
+                (true, true) => "yes, after `Retry-After`",
+            };
+            writeln!(page, "| `{name}` | {} | {title} | {retry} |", status.as_u16())
+                .expect("a String takes everything");
+        }
+        page
+    }
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/problems.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, reference()).expect("docs/ can be written");
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(page == reference(), "docs/problems.md is out of date: run make docs");
+    }
+
+    #[test]
+    fn codes_are_told_apart_by_their_text() {
+        let texts: BTreeSet<_> = Code::ALL.into_iter().map(Code::as_str).collect();
+        assert_eq!(texts.len(), Code::ALL.len());
+        assert!(Code::ALL.is_sorted_by_key(|code| code.status().as_u16()));
     }
 }

@@ -17,18 +17,19 @@
 
 use std::collections::VecDeque;
 
-use axum::body::BodyDataStream;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::appender::Pending;
+use super::auth::Principal;
+use super::decode::Pieces;
 use super::envelope::Envelope;
 use super::lines::{Line, Lines};
 use super::problem::{Code, Problem};
 use super::results::{Results, check_json};
-use super::{Service, body, single};
+use super::{Options, Service, body, single};
 use crate::log::Offsets;
 use crate::record::{BatchBuilder, Partition};
 
@@ -51,6 +52,35 @@ const MAX_DETAILS: usize = 1_000;
 /// one leaves time to write its answer.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
+/// How long the next line may take. One that drips does not live longer than one that does not come.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since: Instant,
+}
+
+impl Pace {
+    /// The time runs from now.
+    pub(super) fn new() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    pub(super) fn deadline(&self, unfinished: &Lines, options: &Options) -> Instant {
+        self.since + options.body_timeout + body::allowance(unfinished.held())
+    }
+
+    /// A piece came, behind the unfinished line.
+    pub(super) fn came(&mut self, piece: &[u8], unfinished: &Lines) {
+        if unfinished.held() == 0 || memchr::memchr(b'\n', piece).is_some() {
+            self.since = Instant::now();
+        }
+    }
+
+    /// So long nothing was read, which was not the client's time.
+    pub(super) fn rest(&mut self, span: Duration) {
+        self.since += span;
+    }
+}
+
 /// A batch, or only refusals, whose answer is awaited.
 #[derive(Debug)]
 struct Group {
@@ -69,12 +99,13 @@ impl Group {
 }
 
 /// One upload on its way through. Driven by [`Upload::step`].
-#[derive(Debug)]
 pub(super) struct Upload {
     service: Service,
     envelope: Envelope,
     lane: Partition,
-    body: Option<BodyDataStream>,
+    principal: Principal,
+    body: Option<Pieces>,
+    pace: Pace,
     lines: Lines,
     builder: BatchBuilder,
     on_the_way: VecDeque<Group>,
@@ -89,13 +120,21 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(service: Service, envelope: Envelope, lane: Partition, body: BodyDataStream) -> Self {
+    pub(super) fn new(
+        service: Service,
+        envelope: Envelope,
+        lane: Partition,
+        body: Pieces,
+        principal: Principal,
+    ) -> Self {
         Self {
             lines: Lines::new(service.options().max_body),
             service,
             envelope,
             lane,
+            principal,
             body: Some(body),
+            pace: Pace::new(),
             builder: BatchBuilder::default(),
             on_the_way: VecDeque::new(),
             ended_by: None,
@@ -114,7 +153,7 @@ impl Upload {
     /// Waits for the next thing to happen; `false` once everything has.
     pub(super) async fn step(&mut self) -> bool {
         let room = self.on_the_way.len() < ON_THE_WAY;
-        let idle = self.service.options().body_timeout;
+        let deadline = self.pace.deadline(&self.lines, self.service.options());
         tokio::select! {
             biased;
             answer = first_answer(&mut self.on_the_way, self.service.options().append_timeout),
@@ -122,7 +161,7 @@ impl Upload {
             () = over(self.service.drain(), &mut self.last_call), if self.body.is_some() => {
                 self.break_off(Problem::new(Code::Draining, "the process is stopping; send the rest again"));
             }
-            frame = next_frame(&mut self.body, idle), if room && self.body.is_some() => match frame {
+            frame = next_frame(&mut self.body, deadline), if room && self.body.is_some() => match frame {
                 Ok(Some(frame)) => self.take(frame).await,
                 Ok(None) => self.finish().await,
                 Err(problem) => self.break_off(problem),
@@ -135,6 +174,7 @@ impl Upload {
     /// Takes a piece of the body: its lines become one batch, or a few where each repeats so much
     /// that one would become too large. No line is shorter than its end and one character.
     async fn take(&mut self, mut piece: Bytes) {
+        self.pace.came(&piece, &self.lines);
         let most = 2 * (MAX_BATCH / self.envelope.overhead()).max(1);
         while !piece.is_empty() {
             let part = piece.split_to(most.min(piece.len()));
@@ -188,6 +228,7 @@ impl Upload {
     async fn send(&mut self, lines: Vec<(usize, Option<Problem>)>) {
         let mut group = Group { lines, pending: None };
         if !self.builder.is_empty() {
+            self.keep_to_quota().await;
             let lane = self.service.lane(self.lane);
             let queued = timeout(self.service.options().append_timeout, lane.send(self.builder.finish())).await;
             match queued {
@@ -204,8 +245,21 @@ impl Upload {
         }
     }
 
+    /// Waits until the sender may send what is gathered. What has come is still written when the
+    /// process drains.
+    async fn keep_to_quota(&mut self) {
+        let count = u32::try_from(self.builder.len()).unwrap_or(u32::MAX);
+        let quota = self.service.keep_to_quota(&self.principal, count);
+        let _ = self.service.drain().run_until_cancelled(quota).await;
+        self.pace = Pace::new();
+    }
+
     /// Puts the answers of the oldest group into the results.
     fn settle(&mut self, answer: Result<Offsets, Problem>) {
+        if self.on_the_way.len() == ON_THE_WAY {
+            // Nothing was read while there was no room: that was not the client's time.
+            self.pace = Pace::new();
+        }
         let Some(mut group) = self.on_the_way.pop_front() else { return };
         // After an unknown outcome everything later is unknown, too, whatever the log says of it.
         let unknown = self.ended_by.as_ref().filter(|problem| problem.code() == Code::OutcomeUnknown).cloned();
@@ -248,12 +302,10 @@ async fn over(drain: &CancellationToken, last_call: &mut Option<Instant>) {
     sleep_until(*last_call.get_or_insert_with(|| Instant::now() + LAST_CALL)).await;
 }
 
-pub(super) async fn next_frame(body: &mut Option<BodyDataStream>, idle: Duration) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn next_frame(body: &mut Option<Pieces>, deadline: Instant) -> Result<Option<Bytes>, Problem> {
     let Some(body) = body else { return Ok(None) };
-    match timeout(idle, body.next()).await {
+    match timeout_at(deadline, body.next()).await {
         Err(_) => Err(Problem::new(Code::RequestTimeout, "the next line did not come in time")),
-        Ok(None) => Ok(None),
-        Ok(Some(Ok(frame))) => Ok(Some(frame)),
-        Ok(Some(Err(error))) => Err(Problem::new(Code::InvalidBody, format!("the body broke off: {error}"))),
+        Ok(piece) => piece.transpose(),
     }
 }

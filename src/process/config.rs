@@ -38,7 +38,7 @@ use crate::topics::Topics;
 pub use batch::{Batch, Window};
 pub use destinations::{Destination, HttpPush, Progress, Push, PushFailure, PushRetry, Start};
 pub use error::{Error, Problem};
-pub use ingress::{Hl7, Ingress, TcpPort, Tls};
+pub use ingress::{Hl7, Ingress, Quota, TcpPort, Tls};
 pub use log::{Log, Properties, TopicNames};
 pub use order::{By, OnFailure, Order};
 pub use surface::{Admin, LogFormat, Process};

@@ -20,6 +20,8 @@ pub(super) fn ingress_options(config: &Config) -> Result<ingress::Options, Error
         lanes: Some(resequence_options(config)),
         ..Default::default()
     };
+    let quota = |quota: config::Quota| ingress::Quota { messages: quota.messages, per: quota.per.get() };
+    options.quota = config.ingress.quota.map(quota);
     if let Some(most) = config.ingress.max_connections_per_peer {
         options.max_connections_per_peer = most.get() as usize;
     }

@@ -3,25 +3,29 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use seriatim::ingress::{Options, Service, run};
+use seriatim::ingress::{Options, Ports, Service, Tls, run};
 use seriatim::log::memory::Memory;
 use seriatim::log::{Log as _, Topic};
 use seriatim::record::Partition;
 use seriatim::topics::Topics;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
-struct Server {
-    log: Memory,
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) log: Memory,
+    pub(crate) address: SocketAddr,
     drain: CancellationToken,
     running: JoinHandle<()>,
 }
 
 async fn serve(options: Options) -> Server {
+    serve_over(None, options).await
+}
+
+pub(crate) async fn serve_over(tls: Option<Tls>, options: Options) -> Server {
     let log = Memory::new(1);
     let topics = Arc::new(Topics::derive("t", &["default"], 1, 1));
     log.ensure(&topics.shapes()).await.expect("an empty log takes every shape");
@@ -29,19 +33,20 @@ async fn serve(options: Options) -> Server {
     let (service, driver) = Service::new(Arc::new(log.clone()), topics, options, drain.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
-    Server { log, address, drain, running: tokio::spawn(run(listener, service, driver)) }
+    let ports = Ports { tls, ..Ports::from(listener) };
+    Server { log, address, drain, running: tokio::spawn(run(ports, service, driver)) }
 }
 
 impl Server {
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("it listens")
     }
 }
 
-const POST: &[u8] = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
+pub(crate) const POST: &[u8] = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx";
 
 /// Reads until the peer closes, or until `end` has come.
-async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(crate) async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -56,9 +61,9 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-const NEVER: &str = "\u{0}never\u{0}";
+pub(crate) const NEVER: &str = "\u{0}never\u{0}";
 
-fn quick() -> Options {
+pub(crate) fn quick() -> Options {
     Options {
         header_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(600),
@@ -131,6 +136,28 @@ async fn a_slow_body_is_told_and_a_large_one_too() {
     stream.write_all(head).await.expect("it reads");
     let answer = read_until(&mut stream, "body-too-large").await;
     assert!(answer.starts_with("HTTP/1.1 413"), "who asks first need not send it: {answer}");
+}
+
+#[tokio::test]
+async fn drip_by_drip_bodies_do_not_live_longer() {
+    let server = serve(quick()).await;
+    for media in ["text/plain", "application/x-ndjson"] {
+        let mut stream = server.connect().await;
+        let head =
+            format!("POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-type: {media}\r\ncontent-length: 100000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it reads");
+        let (mut reader, mut writer) = stream.split();
+        let drips = async {
+            while writer.write_all(b"1").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let answer = tokio::select! {
+            answer = read_until(&mut reader, "request-timeout") => answer,
+            () = drips => String::new(),
+        };
+        assert!(answer.contains("request-timeout"), "{media}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Ports for frames as senders see them: real sockets, over a log in memory or the real program.
 
+mod authority;
 mod fixture;
 mod hl7;
 mod limits;

@@ -6,16 +6,18 @@
 
 use std::collections::VecDeque;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::super::decode::{self, Pieces};
 use super::super::lines::{Line, Lines};
 use super::super::problem::{Code, Problem};
 use super::super::results::check_json;
-use super::super::upload::next_frame;
+use super::super::upload::{Pace, next_frame};
 use super::super::{Service, body, single};
 use super::{lane_of, start};
 use crate::log::{Appending, TopicPartition};
@@ -47,8 +49,10 @@ enum OnBadLine {
 pub(in super::super) async fn upload(
     service: &Service,
     query: Vec<(String, String)>,
+    headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let body = decode::pieces(headers, body, service.options(), service.bodies())?;
     let Asked { mut start, on_bad_line, expect } = asked(query)?;
     let token = format!("upload-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     start::name(&mut start);
@@ -57,7 +61,7 @@ pub(in super::super) async fn upload(
     start::check(service, &start).await?;
     let to = service.topics().batch_items.partition(lane_of(service, &start.id));
     let mut items = Uploading::new(service, to, token.clone(), on_bad_line);
-    if let Err(problem) = items.take_all(body.into_data_stream()).await {
+    if let Err(problem) = items.take_all(body).await {
         return Err(problem.with("outcome", "void"));
     }
     let (count, first) = (items.count, items.first.unwrap_or_default());
@@ -140,15 +144,16 @@ impl<'a> Uploading<'a> {
     }
 
     /// Takes the body to its end, and returns once all of it is durable.
-    async fn take_all(&mut self, body: BodyDataStream) -> Result<(), Problem> {
+    async fn take_all(&mut self, body: Pieces) -> Result<(), Problem> {
         let options = self.service.options();
         let mut lines = Lines::new(options.max_body);
-        let mut body = Some(body);
+        let (mut body, mut pace) = (Some(body), Pace::new());
         loop {
             if self.service.drain().is_cancelled() {
                 return Err(Problem::new(Code::Draining, "the process is stopping; send the upload again"));
             }
-            let frame = next_frame(&mut body, options.body_timeout).await?;
+            let frame = next_frame(&mut body, pace.deadline(&lines, options)).await?;
+            pace.came(frame.as_deref().unwrap_or_default(), &lines);
             let mut found = Ok(());
             let mut line = |line: Line<'_>| {
                 if found.is_ok() {
@@ -166,7 +171,9 @@ impl<'a> Uploading<'a> {
                 return Err(problem);
             }
             let is_last = frame.is_none();
+            let began = Instant::now();
             self.send(if is_last { 0 } else { ON_THE_WAY }).await?;
+            pace.rest(began.elapsed());
             if is_last {
                 return Ok(());
             }

@@ -44,7 +44,7 @@ async fn start(
     let parameters = query(parameters)?;
     let (parts, body) = request.into_parts();
     if is_ndjson(&parts.headers) {
-        return batches::upload(&service, parameters, body).await.map_err(Problem::counted);
+        return batches::upload(&service, parameters, &parts.headers, body).await.map_err(Problem::counted);
     }
     if let Some((name, _)) = parameters.first() {
         let detail =

@@ -23,7 +23,7 @@ use crate::ingress::auth::Principal;
 use crate::ingress::problem::{Code, Problem};
 use crate::ingress::{Service, body, single};
 use crate::log::Offsets;
-use crate::record::Partition;
+use crate::record::{Batch, Partition};
 
 /// Answers that a peer has not read before nothing more is read of it: some hundred of them.
 const MOST_UNREAD: usize = 64 * 1024;
@@ -178,15 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Some(Taken::Messages { lane, batch, header })) => {
                     let messages = Messages { lane, count: batch.len(), header };
                     self.in_flight += messages.count;
-                    let lane = self.service.lane(lane).clone();
-                    // Most of the time there is room at once.
-                    match lane.offer(batch.clone(), None) {
-                        Ok(pending) => self.sent(messages, pending),
-                        Err(Full) => {
-                            let room = async move { lane.send(batch).await }.boxed();
-                            self.placing = Some(Placing { messages, room });
-                        }
-                    }
+                    self.send(messages, lane, batch);
                 }
                 Ok(Some(Taken::Unusable { header, reason })) => {
                     self.refuse(header, Problem::new(Code::InvalidBody, reason));
@@ -201,6 +193,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if took || (self.empty && !was_empty) {
             self.since = Instant::now();
         }
+    }
+
+    fn send(&mut self, messages: Messages, to: Partition, batch: Batch) {
+        let lane = self.service.lane(to).clone();
+        // Most of the time there is room at once.
+        if self.service.quotas().is_none()
+            && let Ok(pending) = lane.offer(batch.clone(), None)
+        {
+            return self.sent(messages, pending);
+        }
+        let (service, principal) = (self.service.clone(), self.intake.principal.clone());
+        let count = u32::try_from(messages.count).unwrap_or(u32::MAX);
+        let room = async move {
+            service.keep_to_quota(&principal, count).await;
+            lane.send(batch).await
+        };
+        self.placing = Some(Placing { messages, room: room.boxed() });
     }
 
     fn unreadable(&self, malformed: Malformed) -> Problem {

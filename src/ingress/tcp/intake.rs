@@ -26,7 +26,7 @@ pub(super) struct Intake {
     pub(super) decoder: Decoder,
     builder: BatchBuilder,
     options: Arc<Options>,
-    principal: Principal,
+    pub(super) principal: Principal,
     lane: Partition,
     lanes: u32,
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Size};
+use super::{Address, Size, Span};
 pub use tcp::{Hl7, TcpPort};
 
 /// How messages come in.
@@ -24,6 +24,8 @@ pub struct Ingress {
     pub max_body: Size,
     /// A file of those who may call, a line each: `TOKEN PRINCIPAL`. All may where it is not given.
     pub tokens_file: Option<PathBuf>,
+    /// How much each principal may send.
+    pub quota: Option<Quota>,
     /// Connections at once, on each port.
     pub max_connections: NonZeroU32,
     /// Those of one peer among them; as many where it is not given.
@@ -38,10 +40,21 @@ impl Default for Ingress {
             tcp: Vec::new(),
             max_body: Size::mebibytes(1),
             tokens_file: None,
+            quota: None,
             max_connections: const { NonZeroU32::new(10_000).expect("10,000 is not 0") },
             max_connections_per_peer: None,
         }
     }
+}
+
+/// So many messages in this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    /// How many; all at once, if the sender likes.
+    pub messages: NonZeroU32,
+    /// The time in which they come back, evenly.
+    pub per: Span,
 }
 
 /// TLS for a port.
