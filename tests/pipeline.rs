@@ -195,3 +195,24 @@ async fn a_message_for_nowhere_halts_where_operators_see_it_and_spares_its_neigh
     assert!(matches!(&waiting[..], [Waiting::Operator(why)] if why.contains("nowhere")), "{waiting:?}");
     assert_eq!(pipeline.output("a"), Vec::<String>::new());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_open_transaction_on_the_input_is_seen_to_hold_up_what_is_behind_it() {
+    use seriatim::observe::live;
+    let pipeline = Pipeline::new(&["default"], Options::default()).await;
+    let input = pipeline.topics.input.partition(LANE);
+    pipeline.send([(None, None, "1 before".to_owned())]).await;
+    let mut builder = BatchBuilder::default();
+    builder.push(None, Some(b"1 open"), |_| {});
+    let open = pipeline.log.append_uncommitted(&input, &builder.finish()).expect("it exists");
+    pipeline.send([(None, None, "1 behind".to_owned())]).await;
+    pipeline.until(|p| p.output("default").len() == 1).await;
+    let look = || live::lane(&pipeline.log, &pipeline.topics, &pipeline.options, LANE);
+    let lane = look().await.expect("the log answers").expect("it had an owner");
+    assert_eq!((lane.input_end.0, lane.held_up_to.0), (1, 3));
+    assert!(lane.blocking().is_none(), "nothing that can be read is in the way");
+    open.commit();
+    pipeline.until(|p| p.output("default").len() == 3).await;
+    let lane = look().await.expect("the log answers").expect("it has an owner");
+    assert_eq!(lane.input_end, lane.held_up_to);
+}

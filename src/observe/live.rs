@@ -30,8 +30,10 @@ pub struct Live {
     pub control: u64,
     /// What its owner committed last.
     pub cursor: LaneCursor,
-    /// Where the input ends.
+    /// Up to where the input can be read.
     pub input_end: Offset,
+    /// Where it really ends: higher while transactions are open on it, which hold up all behind them.
+    pub held_up_to: Offset,
     /// When this was looked at.
     pub now: Timestamp,
     state: LaneState,
@@ -85,9 +87,10 @@ pub async fn lane(log: &dyn Log, topics: &Topics, options: &Options, lane: Parti
     let Some(cursor) = owner.lanes.get(&lane.0).cloned() else { return Ok(None) };
     let destinations = Destinations::new(&topics.destinations);
     let state = LaneState::resume(lane, &cursor, options, &destinations).map_err(|e| Error::Damaged(e.to_string()))?;
-    let input_end = log.bounds(&topics.input.partition(lane)).await?.stable_end;
+    let bounds = log.bounds(&topics.input.partition(lane)).await?;
+    let (input_end, held_up_to) = (bounds.stable_end, bounds.end);
     let (epoch, control, on_failure) = (owner.epoch, owner.control, options.on_failure);
-    let mut live = Live { lane, epoch, control, cursor, input_end, now: log.now(), state, on_failure };
+    let mut live = Live { lane, epoch, control, cursor, input_end, held_up_to, now: log.now(), state, on_failure };
     if live.cursor.halted.is_none() {
         live.replay(log, topics).await?;
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::Shared;
 use super::errors::{Meaning, meaning, of_question};
 use super::feed::{Feed, Found};
@@ -29,6 +31,8 @@ pub(super) struct KafkaReader {
     pace: Pace,
     /// Whether anything was handed out yet.
     begun: bool,
+    /// Since when it gives nothing; kept over calls, because whoever reads asks anew at every turn.
+    silent: Option<Instant>,
 }
 
 impl KafkaReader {
@@ -40,6 +44,7 @@ impl KafkaReader {
             place: None,
             pace: Pace::Lookup,
             begun: false,
+            silent: None,
         }
     }
 
@@ -55,6 +60,7 @@ impl KafkaReader {
                         self.shared.fetchers.resume(place, &self.feed);
                     }
                     self.begun = true;
+                    self.silent = None;
                     return Ok(found);
                 }
                 (Found::Failed(code), _) => {
@@ -73,7 +79,8 @@ impl KafkaReader {
             (Pace::Lookup, true) => MORE,
             (Pace::Follow, _) => WATCH,
         };
-        if tokio::time::timeout(patience, self.feed.changed.notified()).await.is_ok() {
+        let silent = *self.silent.get_or_insert_with(Instant::now);
+        if timeout_at(silent + patience, self.feed.changed.notified()).await.is_ok() {
             return;
         }
         match self.pace {
@@ -83,6 +90,7 @@ impl KafkaReader {
             }
             Pace::Follow => self.watch(place).await,
         }
+        self.silent = None;
     }
 
     /// What has become of the position, where the code alone does not say.

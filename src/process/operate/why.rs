@@ -90,6 +90,7 @@ fn lane(live: &Live) -> Answer {
     }
     let Some(head) = live.blocking() else {
         return match live.input_end.0.saturating_sub(live.cursor.frontier) {
+            0 if live.held_up_to > live.input_end => (held_up(live), Vec::new()),
             0 => (format!("lane {number} waits for nothing: everything that came in has left"), Vec::new()),
             // Offsets that are none of a record's, or records that came in just now.
             _ => (format!("lane {number} waits for its owner to read on"), Vec::new()),
@@ -102,6 +103,16 @@ fn lane(live: &Live) -> Answer {
     (format!("lane {number}, {behind} behind it: {}", sentence(&head)), shown)
 }
 
+/// A transaction that its producer neither commits nor aborts ends what can be read of the input.
+fn held_up(live: &Live) -> String {
+    let (number, from, to) = (live.lane, live.input_end, live.held_up_to);
+    format!(
+        "lane {number} waits for a producer: a transaction is open on the input from offset {from} on, which holds up \
+         {} offsets; the broker ends it after that producer's transaction.timeout.ms",
+        to.0 - from.0
+    )
+}
+
 /// Why a message has not left, or that it has.
 async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
     let source = Source::from_id(id).ok_or_else(|| Refusal::bad(format!("{id:?} is no message: write LANE-OFFSET")))?;
@@ -109,6 +120,7 @@ async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
     let Some(message) = live.find(source.offset) else {
         let sentence = match ledger::find(&*operate.log, &operate.topics, source).await? {
             ledger::Found::Released(outcome) => released(source, &outcome),
+            _ if source.offset >= live.input_end && source.offset < live.held_up_to => held_up(&live),
             _ if source.offset < live.input_end && source.offset.0 >= live.cursor.frontier => {
                 format!(
                     "message {source} waits for the window: {} messages before it are not released",
