@@ -1,6 +1,7 @@
 //! `seriatim batch submit`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -67,6 +68,9 @@ pub(super) struct Submit {
     /// Follow it to its end
     #[arg(long)]
     watch: bool,
+    /// Follow it no longer than this; the batch goes on
+    #[arg(long, value_name = "TIME", requires = "watch", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
 }
 
 impl Submit {
@@ -80,7 +84,7 @@ impl Submit {
         }
         let id = show::word(&batch, "id").to_owned();
         eprintln!("batch {id}");
-        Watch { id, timeout: None }.watch(client, json).await
+        Watch { id, timeout: self.timeout }.watch(client, json).await
     }
 
     async fn start(&self, client: &Client) -> anyhow::Result<Value> {
