@@ -53,6 +53,7 @@ impl Plan {
             window: pick(&mut rng, &[1, 3, 20, 10_000]),
             deadline: Duration::from_millis(rng.u64(200..20_000)),
             batch_window: 5,
+            fan_out: rng.bool(),
             ..Options::default()
         };
         let faults = if rng.bool() { Faults::mixed(&mut rng) } else { Faults::default() };

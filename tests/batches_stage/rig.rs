@@ -237,7 +237,8 @@ impl Rig {
                         }
                         .boxed()
                     } else {
-                        let options = work::Options { concurrency: 7, ..work::Options::for_pipeline("t") };
+                        let fan_out = options.fan_out;
+                        let options = work::Options { concurrency: 7, fan_out, ..work::Options::for_pipeline("t") };
                         let worker = Arc::new(Worker(Mutex::new(Rng::with_seed(seed))));
                         work::run(log, topics.clone(), options, worker, member, seed, drain)
                             .map(|ended| format!("{ended:?}"))
