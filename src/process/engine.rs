@@ -58,7 +58,9 @@ impl Engine {
             (folder, _) => {
                 let folder = folder.expect("without Kafka there is a folder, if only the default");
                 let max_disk = config.log.max_disk.map(Size::get);
-                let intake = [config.topics().input].into();
+                let topics = config.topics();
+                // Commands of batches are not among them: a cancel has to get through on a full disk.
+                let intake = [topics.input, topics.batch_items].into();
                 let options = embedded::Options { max_disk, intake, ..embedded::Options::default() };
                 // Opening reads and writes files for as long as it takes, which is no work for the runtime.
                 let opened = tokio::task::spawn_blocking(move || Embedded::open(folder, options)).await;
