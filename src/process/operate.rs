@@ -1,8 +1,9 @@
 //! What operators ask of the admin port: how the lanes are, what something waits for, and verbs.
 //!
 //! Any process answers, from the logs. `GET /v1/lanes`, `GET /v1/lanes/{lane}`,
-//! `GET /v1/why?lane=&id=&batch=`, `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`.
+//! `GET /v1/batches`, `GET /v1/why?lane=&id=&batch=`, `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`.
 
+mod batches;
 mod lanes;
 mod verbs;
 mod why;
@@ -45,7 +46,8 @@ pub fn router(operate: Operate) -> Router {
         .route("/v1/lanes/{lane}", get(lanes::one))
         .route("/v1/lanes/{lane}/{verb}", post(verbs::execute))
         .route("/v1/why", get(why::why))
-        .with_state(operate)
+        .with_state(operate.clone())
+        .merge(batches::router(operate))
 }
 
 impl Operate {

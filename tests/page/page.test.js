@@ -71,14 +71,16 @@ async function pipeline(t, workerPort) {
   });
   const [url, operators] = [`http://127.0.0.1:${ingress}`, `http://127.0.0.1:${admin}`];
   while (!(await fetch(`${operators}/readyz`).catch(() => undefined))?.ok) await pause(20);
-  return { send: (body) => fetch(`${url}/v1/messages`, { method: 'POST', body }), operators };
+  const send = (body) => fetch(`${url}/v1/messages`, { method: 'POST', body });
+  const start = (batch) => fetch(`${url}/v1/batches`, { method: 'POST', body: JSON.stringify(batch) });
+  return { send, start, operators };
 }
 
 test(
   'the page shows what blocks, and that it goes on',
   { timeout: 120_000, skip: CHROMIUM ? false : 'there is no browser' },
   async (t) => {
-    const { send, operators } = await pipeline(t, await worker(t));
+    const { send, start, operators } = await pipeline(t, await worker(t));
     // As root, which tests in containers are, the browser has no sandbox.
     const browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-gpu'] });
     t.after(() => browser.close());
@@ -119,7 +121,14 @@ test(
       await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: 'dark' }]);
       assert.ok((await brightness()) < 150);
     });
-    await t.test('what is done elsewhere appears by itself', async () => {
+    await t.test('batches show how far they are', async () => {
+    assert.equal(await page.$eval('#batches-section', (section) => section.hidden), true, 'there are none');
+    assert.equal((await start({ id: 'night', count: 30 })).status, 202);
+    await shows('night: completed');
+    const progress = await page.$eval('[data-batch=night] progress', (bar) => [bar.value, bar.max]);
+    assert.deepEqual(progress, [30, 30]);
+  });
+  await t.test('what is done elsewhere appears by itself', async () => {
       await act(operators);
       await shows('everything that came in has left');
       await shows('Lane 0: idle');

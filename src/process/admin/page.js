@@ -153,6 +153,34 @@ function showDestinations(lanes, metrics) {
   $('destinations').replaceChildren(...(all.length > 0 ? all : [none]));
 }
 
+function batchCard(batch) {
+  const { counts } = batch;
+  const waits = batch.blockedBy.length > 0;
+  const card = element('article', { class: waits || batch.stalled ? 'card halted' : 'card', 'data-batch': batch.id });
+  const state = batch.stalled && !batch.endedAt ? `${batch.status}, stalled` : batch.status;
+  const finished = counts.total - counts.pending - counts.running;
+  card.append(
+    element('h3', {}, `${batch.id}: ${state}`),
+    element('progress', { max: counts.total, value: finished, 'aria-label': `${finished} of ${counts.total}` }),
+    list([
+      ['Items', number.format(counts.total)],
+      ['Running', number.format(counts.running)],
+      ['Succeeded', number.format(counts.succeeded)],
+      ['Failed, timed out, given up', number.format(counts.failed + counts.timedOut + counts.discarded)],
+      [batch.endedAt ? 'Ended' : 'Expected to end', when(batch.endedAt ?? batch.eta)],
+    ]),
+  );
+  if (waits) card.append(element('p', {}, `Waits for an operator: items ${batch.blockedBy.join(', ')}`));
+  return card;
+}
+
+const when = (time) => (time ? new Date(time).toLocaleTimeString() : 'unknown');
+
+function showBatches(batches) {
+  $('batches-section').hidden = batches.length === 0;
+  $('batches').replaceChildren(...batches.map(batchCard));
+}
+
 function showStatus(lanes) {
   const halted = lanes.filter(isHalted).length;
   const lag = lanes.reduce((sum, lane) => sum + (lane.lag ?? 0), 0);
@@ -179,13 +207,15 @@ async function get(path) {
 }
 
 async function look() {
-  const [lanes, why, metrics] = await Promise.all([
+  const [lanes, why, batches, metrics] = await Promise.all([
     get('/v1/lanes').then((answer) => answer.json()),
     get('/v1/why').then((answer) => answer.json()),
+    get('/v1/batches').then((answer) => answer.json()),
     get('/metrics').then((answer) => answer.text()),
   ]);
   $('lanes').replaceChildren(...lanes.lanes.map(laneCard));
   showBlocks(why.answers);
+  showBatches(batches.batches);
   showDestinations(lanes.lanes, metrics);
   showStatus(lanes.lanes);
 }

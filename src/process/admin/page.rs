@@ -1,4 +1,4 @@
-//! The page of the admin port: lanes, what blocks them, and destinations, live.
+//! The page of the admin port: lanes, what blocks them, batches and destinations, live.
 //!
 //! One document with its style and script in it, and nothing from anywhere else. It only reads;
 //! whoever wants to act has the command line, whose calls are recorded with a reason.
