@@ -71,8 +71,8 @@ kills: ## Kill the real program 100 times under load, and look for what was lost
 	SERIATIM=$(CARGO_TARGET_DIR)/release/seriatim node tests/kills/kills.mjs $(KILLS)
 
 .PHONY: faults
-faults: ## Kill owners, workers and brokers on real Kafka again and again, and audit what came out; KILLS=5 for a few
-	cargo test --test kafka_pipeline -- --ignored --nocapture --test-threads=1
+faults: ## Faults on real Kafka that take minutes: many deaths, three brokers, comers and goers; KILLS=5 for fewer deaths
+	cargo test --test kafka_pipeline --test kafka_faults -- --ignored --nocapture --test-threads=1
 
 .PHONY: mutants
 mutants: ## Show that the simulation catches what is broken on purpose

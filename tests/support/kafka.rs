@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
@@ -11,6 +12,7 @@ pub(crate) struct Cluster {
     child: Child,
     pipe: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
     properties: BTreeMap<String, String>,
+    behind: Option<SocketAddr>,
 }
 
 impl Cluster {
@@ -26,6 +28,7 @@ impl Cluster {
         let input = child.stdin.take().expect("it is piped");
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut properties = BTreeMap::new();
+        let mut behind = None;
         loop {
             let mut line = String::new();
             let read = output.read_line(&mut line).expect("the script speaks UTF-8");
@@ -34,15 +37,17 @@ impl Cluster {
                 Some(("bootstrap", servers)) => {
                     properties.insert("bootstrap.servers".to_owned(), servers.to_owned());
                 }
+                Some(("behind", address)) => behind = Some(address.parse().expect("an address")),
                 Some(("certificate", path)) => properties.extend(secure(path)),
                 None if line.trim_end() == "ready" => break,
                 _ => {}
             }
         }
-        Self { child, pipe: Mutex::new((input, output)), properties }
+        Self { child, pipe: Mutex::new((input, output)), properties, behind }
     }
 
     /// One broker for all tests of this process.
+    #[allow(dead_code, reason = "a test that breaks brokers has its own")]
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&[]))
@@ -51,6 +56,12 @@ impl Cluster {
     /// What a client needs to come to the cluster.
     pub(crate) fn properties(&self) -> BTreeMap<String, String> {
         self.properties.clone()
+    }
+
+    /// Where a proxy finds the broker, with `--proxy`.
+    #[allow(dead_code, reason = "not every test has a proxy")]
+    pub(crate) fn behind_proxy(&self) -> SocketAddr {
+        self.behind.expect("it was started with --proxy")
     }
 
     /// `kill`, `stop`, `cont` or `start` for a broker, by its number from 1; returns when it is done.

@@ -1,0 +1,241 @@
+//! The pipeline on real Kafka, a process for each role, under faults. The names of tests begin with
+//! the rows of `docs/faults.md`. A reader that is none of the program's looks at what comes out while
+//! the faults happen. The slow ones run with `make faults`.
+
+#![allow(clippy::disallowed_methods, reason = "real processes take real time, outside of any runtime")]
+
+#[path = "kafka_faults/checker.rs"]
+mod checker;
+#[path = "kafka_faults/feed.rs"]
+mod feed;
+#[path = "support/kafka.rs"]
+mod kafka;
+#[path = "kafka_faults/proxy.rs"]
+mod proxy;
+#[path = "kafka_faults/rig.rs"]
+mod rig;
+
+use std::net::TcpListener;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use checker::Checker;
+use feed::Feed;
+use proxy::{Api, Fault, Proxy};
+use rig::Rig;
+
+/// Longer than a session of the group: whoever is silent for so long has lost its partitions.
+const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(9);
+
+#[test]
+fn f10_a_worker_dies_holding_messages() {
+    let rig = Rig::new(&[]);
+    let slow = "work.builtin = { sleep = \"200ms\" }\nwork.concurrency = 100\n";
+    let _owner = rig.run("owner", "resequence");
+    let mut work = rig.run_with("work-0", "work", slow);
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 300);
+    checker.more(100);
+    for death in 1..4 {
+        work.kill();
+        work = rig.run_with(&format!("work-{death}"), "work", slow);
+        checker.more(100);
+    }
+    feed.stop();
+    checker.finish();
+}
+
+#[test]
+fn f21_a_frozen_owner_wakes_up_after_another_has_taken_over() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let first = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 400);
+    checker.more(200);
+    let second = rig.run("owner-1", "resequence");
+    first.freeze();
+    let pause = checker.more(200);
+    eprintln!("{pause:?} from the freeze to 200 outputs of another owner");
+    sleep(LONGER_THAN_A_SESSION);
+    first.thaw();
+    checker.more(200);
+    // Now the other way round: the one that woke up is to be good for something again.
+    second.freeze();
+    checker.more(200);
+    second.thaw();
+    feed.stop();
+    checker.finish();
+}
+
+#[test]
+fn f11_a_frozen_worker_wakes_up_late() {
+    let rig = Rig::new(&[]);
+    let _owner = rig.run("owner", "resequence");
+    let (first, _second) = (rig.run("work-0", "work"), rig.run("work-1", "work"));
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 300);
+    checker.more(200);
+    first.freeze();
+    sleep(LONGER_THAN_A_SESSION);
+    checker.more(200);
+    first.thaw();
+    checker.more(200);
+    feed.stop();
+    checker.finish();
+}
+
+#[test]
+fn f28_transactions_aborted_and_deleted_records_leave_holes() {
+    let rig = Rig::new(&[]);
+    feed::write(&rig.client(), 50);
+    feed::write_in_transactions(&rig.client(), 20);
+    let checker = Checker::start(&rig.client());
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    assert_eq!(checker.finish(), 150);
+    owner.kill();
+    feed::write_in_transactions(&rig.client(), 21);
+    let _owner = rig.run("owner-1", "resequence");
+    assert_eq!(checker.finish(), 260);
+}
+
+#[test]
+fn f41_the_broker_dies_and_comes_back() {
+    let rig = Rig::new(&[]);
+    let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 200);
+    for _ in 0..2 {
+        checker.more(100);
+        rig.cluster.command("kill", 1);
+        rig.cluster.command("start", 1);
+    }
+    checker.more(100);
+    feed.stop();
+    checker.finish();
+}
+
+#[test]
+fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it listens").port();
+    let rig = Rig::new(&["--proxy", &port.to_string()]);
+    let proxy = Proxy::start(listener, rig.cluster.behind_proxy());
+    let mut properties = rig.cluster.properties();
+    properties.insert("bootstrap.servers".to_owned(), format!("127.0.0.1:{port}"));
+    let more = "work.builtin = { sleep = \"5ms\" }\nwork.concurrency = 100\n";
+    let config = rig.config_by("proxied", &properties, more);
+    let _all = rig.run_by("proxied", "work,resequence", &config);
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 200);
+    checker.more(100);
+    let apis = [Api::EndTxn, Api::Produce, Api::AddPartitionsToTxn, Api::OffsetCommit, Api::Fetch];
+    let faults =
+        [Fault::LoseReply, Fault::LoseRequest, Fault::DelayReply(Duration::from_secs(2)), Fault::Repeat, Fault::Hold];
+    for api in apis {
+        for fault in faults {
+            let before = proxy.done();
+            proxy.inject(api, fault, 2);
+            rig::wait_for(checker::RECOVERY, || (proxy.done() > before).then_some(()), || format!("no {api:?} came"));
+            checker.more(20);
+            // What was held arrives in the middle of what came after it.
+            proxy.release();
+            checker.more(20);
+        }
+    }
+    feed.stop();
+    checker.finish();
+}
+
+#[test]
+fn f29_without_its_cursor_an_owner_does_nothing() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 50);
+    checker.more(50);
+    owner.kill();
+    rig.make_anew("cursors.resequence");
+    let owner = rig.run("owner-1", "resequence");
+    feed::write(&rig.client(), 50);
+    owner.says("its lanes stand still");
+    sleep(LONGER_THAN_A_SESSION);
+    assert_eq!(checker.count(), 50);
+}
+
+#[test]
+fn f30_a_lane_whose_input_was_deleted_stands_still_and_the_other_goes_on() {
+    let rig = Rig::new(&[]);
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 100);
+    let work = rig.run("work-0", "work");
+    checker.more(100);
+    work.kill();
+    owner.kill();
+    feed::write(&rig.client(), 100);
+    rig.delete_input_below(0, 75);
+    let (owner, _work) = (rig.run("owner-1", "resequence"), rig.run("work-1", "work"));
+    owner.says("stands still");
+    checker.more(50);
+    sleep(LONGER_THAN_A_SESSION);
+    assert_eq!(checker.sources(0), (0..50).collect::<Vec<_>>());
+    assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "takes minutes: make faults"]
+fn f12_members_come_and_go_for_a_minute() {
+    let rig = Rig::new(&[]);
+    let _anchors = [rig.run("work", "work"), rig.run("owner", "resequence")];
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 200);
+    checker.more(100);
+    let mut random = fastrand::Rng::with_seed(12);
+    let mut guests = Vec::new();
+    let until = Instant::now() + Duration::from_secs(60);
+    for number in 0.. {
+        if Instant::now() > until {
+            break;
+        }
+        let role = if random.bool() { "work" } else { "resequence" };
+        guests.push(rig.run(&format!("guest-{number}"), role));
+        sleep(Duration::from_millis(random.u64(0..500)));
+        if guests.len() > 3 {
+            let guest = guests.swap_remove(random.usize(..guests.len()));
+            if random.bool() { guest.kill() } else { guest.terminate() }
+        }
+    }
+    drop(guests);
+    checker.more(200);
+    feed.stop();
+    eprintln!("{} messages", checker.finish());
+}
+
+#[test]
+#[ignore = "takes minutes: make faults"]
+fn f24_f41_f43_three_brokers_die_and_freeze_in_turn() {
+    let rig = Rig::new(&["--brokers", "3"]);
+    let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let checker = Checker::start(&rig.client());
+    let feed = Feed::start(&rig.client(), 100);
+    checker.more(100);
+    for broker in 1..=3 {
+        checker.longest_pause();
+        rig.cluster.command("kill", broker);
+        checker.more(100);
+        eprintln!("broker {broker} killed: {:?} without output", checker.longest_pause());
+        rig.cluster.command("start", broker);
+        checker.more(100);
+        rig.cluster.command("stop", broker);
+        checker.more(100);
+        eprintln!("broker {broker} frozen: {:?} without output", checker.longest_pause());
+        sleep(Duration::from_secs(15));
+        rig.cluster.command("cont", broker);
+        checker.more(100);
+    }
+    feed.stop();
+    eprintln!("{} messages", checker.finish());
+}

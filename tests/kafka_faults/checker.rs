@@ -1,0 +1,195 @@
+//! Reads what comes out while the faults happen, read-committed, with a client that is none of the
+//! program's, and holds it against what went in.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfig as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+
+use crate::feed::input;
+use crate::rig::{LANES, NAME, wait_for};
+
+/// How long the pipeline may need to recover from everything that these tests do to it, once that
+/// has ended: several session time-outs of 6 s, on a busy machine.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(90);
+
+/// What has come out of one lane.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Source offsets, in the order in which they came out.
+    sources: Vec<i64>,
+    next_sequence: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    lanes: BTreeMap<i32, Lane>,
+    /// The first thing that was wrong.
+    wrong: Option<String>,
+    last: Instant,
+    longest: Duration,
+}
+
+/// See the module's documentation.
+pub(crate) struct Checker {
+    state: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    config: ClientConfig,
+}
+
+impl Checker {
+    pub(crate) fn start(config: &ClientConfig) -> Self {
+        let lanes = (0..LANES).map(|lane| (lane, Lane::default())).collect();
+        let state = State { lanes, wrong: None, last: Instant::now(), longest: Duration::ZERO };
+        let (state, stop) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
+        let consumer = reader(config, &format!("{NAME}.output"));
+        let (shared, stopped) = (state.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // Errors are the faults at work; librdkafka goes on by itself.
+                if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) {
+                    shared.lock().expect("nobody panics with it").take(&message);
+                }
+            }
+        });
+        Self { state, stop, thread: Some(thread), config: config.clone() }
+    }
+
+    /// How many outputs have come.
+    pub(crate) fn count(&self) -> usize {
+        let state = self.state.lock().expect("nobody panics with it");
+        assert_eq!(state.wrong, None);
+        state.lanes.values().map(|lane| lane.sources.len()).sum()
+    }
+
+    /// Waits until so many more have come; gives how long it took.
+    pub(crate) fn more(&self, count: usize) -> Duration {
+        let (begun, wanted) = (Instant::now(), self.count() + count);
+        let why = || format!("{} of {wanted} outputs", self.count());
+        wait_for(RECOVERY, || (self.count() >= wanted).then(|| begun.elapsed()), why)
+    }
+
+    /// The longest pause between two outputs since this was asked last.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        let mut state = self.state.lock().expect("nobody panics with it");
+        state.last = Instant::now();
+        std::mem::take(&mut state.longest)
+    }
+
+    /// The source offsets of what has come out of a lane, in the order in which they did.
+    pub(crate) fn sources(&self, lane: i32) -> Vec<i64> {
+        self.state.lock().expect("nobody panics with it").lanes[&lane].sources.clone()
+    }
+
+    /// Waits until everything that was ever committed to the input has come out, and looks that it
+    /// was each message once, in order, and nothing else.
+    pub(crate) fn finish(&self) -> usize {
+        let expected = committed(&self.config);
+        let all: usize = expected.values().map(Vec::len).sum();
+        wait_for(RECOVERY, || (self.count() >= all).then_some(()), || format!("{} of {all} outputs", self.count()));
+        // What is too much would come now.
+        std::thread::sleep(Duration::from_millis(500));
+        let state = self.state.lock().expect("nobody panics with it");
+        assert_eq!(state.wrong, None);
+        for (lane, offsets) in &expected {
+            assert_eq!(&state.lanes[lane].sources, offsets, "lane {lane}");
+        }
+        all
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been said already.
+            let _: std::thread::Result<()> = thread.join();
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        self.longest = self.longest.max(self.last.elapsed());
+        self.last = Instant::now();
+        let lane = message.partition();
+        let found = self.lanes.entry(lane).or_default();
+        let sequence: u64 = header(message, "seriatim-sequence").parse().expect("the pipeline writes a number");
+        let source = header(message, "seriatim-source");
+        let offset: i64 = match source.split_once(':') {
+            Some((from, offset)) if from == lane.to_string() => offset.parse().expect("the pipeline writes a number"),
+            _ => return self.is_wrong(format!("source {source} in lane {lane}")),
+        };
+        let (last, expected) = (found.sources.last().copied(), found.next_sequence);
+        found.sources.push(offset);
+        found.next_sequence = sequence + 1;
+        if last.is_some_and(|last| last >= offset) {
+            self.is_wrong(format!("lane {lane}: {offset} came after {last:?}"));
+        } else if sequence != expected {
+            self.is_wrong(format!("lane {lane}: sequence {sequence} came where {expected} was next"));
+        }
+    }
+
+    fn is_wrong(&mut self, what: String) {
+        self.wrong.get_or_insert(what);
+    }
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> String {
+    let headers = message.headers().expect("outputs have headers");
+    let found = headers.iter().find(|header| header.key == name).and_then(|header| header.value);
+    String::from_utf8_lossy(found.unwrap_or_default()).into_owned()
+}
+
+/// Reads a topic from its beginning, committed records only.
+fn reader(config: &ClientConfig, topic: &str) -> BaseConsumer {
+    let mut config = config.clone();
+    config
+        .set("group.id", "a-checker")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.partition.eof", "false")
+        .set("fetch.queue.backoff.ms", "20")
+        .set("isolation.level", "read_committed");
+    let consumer = BaseConsumer::from_config(&config).expect("the brokers are there");
+    let mut all = TopicPartitionList::new();
+    for lane in 0..LANES {
+        all.add_partition_offset(topic, lane, Offset::Beginning).expect("the beginning is an offset");
+    }
+    consumer.assign(&all).expect("the topic is there");
+    consumer
+}
+
+/// The offsets of all committed messages of the input, by lane.
+fn committed(config: &ClientConfig) -> BTreeMap<i32, Vec<i64>> {
+    let patience = Duration::from_secs(30);
+    let consumer = reader(config, &input());
+    let mut found = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    for lane in 0..LANES {
+        found.insert(lane, Vec::new());
+        let (_, end) = consumer.fetch_watermarks(&input(), lane, patience).expect("the brokers are there");
+        ends.insert(lane, end);
+    }
+    let reached = |lane: i32| {
+        let position = consumer.position().expect("it is assigned");
+        let place = position.find_partition(&input(), lane).map(|found| found.offset());
+        matches!(place, Some(Offset::Offset(at)) if at >= ends[&lane])
+    };
+    let until = Instant::now() + patience;
+    while !(0..LANES).all(|lane| ends[&lane] == 0 || reached(lane)) {
+        assert!(Instant::now() < until, "the input cannot be read to {ends:?}");
+        if let Some(message) = consumer.poll(Duration::from_millis(50)) {
+            let message = message.expect("the input can be read");
+            found.entry(message.partition()).or_default().push(message.offset());
+        }
+    }
+    found
+}

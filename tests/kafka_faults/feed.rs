@@ -1,0 +1,101 @@
+//! Messages, written to the input topic by a client that is none of the program's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+use crate::rig::{LANES, NAME};
+
+/// The input topic.
+pub(crate) fn input() -> String {
+    format!("{NAME}.input")
+}
+
+/// Writes a steady flow until it is stopped.
+pub(crate) struct Feed {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Feed {
+    /// About so many messages a second, over all lanes.
+    pub(crate) fn start(config: &ClientConfig, rate: u32) -> Self {
+        let producer = producer(config);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                send(&producer, sent..sent + 10);
+                sent += 10;
+                std::thread::sleep(Duration::from_secs(10) / rate);
+            }
+            settle(&producer);
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Ends it, once everything is written.
+    pub(crate) fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("everything could be written");
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes so many messages at once and waits for the brokers.
+pub(crate) fn write(config: &ClientConfig, count: u64) {
+    let producer = producer(config);
+    send(&producer, 0..count);
+    settle(&producer);
+}
+
+/// Writes messages in transactions, of which every other one is aborted.
+pub(crate) fn write_in_transactions(config: &ClientConfig, transactions: u64) {
+    let producer: BaseProducer =
+        config.clone().set("transactional.id", "somebody-else").create().expect("the brokers are there");
+    let patience = Duration::from_secs(30);
+    producer.init_transactions(patience).expect("nobody else has this id");
+    for number in 0..transactions {
+        producer.begin_transaction().expect("none is open");
+        send(&producer, number * 10..number * 10 + 10);
+        settle(&producer);
+        if number % 2 == 0 {
+            producer.commit_transaction(patience).expect("it is open");
+        } else {
+            producer.abort_transaction(patience).expect("it is open");
+        }
+    }
+}
+
+fn producer(config: &ClientConfig) -> BaseProducer {
+    config.clone().set("enable.idempotence", "true").set("linger.ms", "1").create().expect("the brokers are there")
+}
+
+fn send(producer: &BaseProducer, numbers: std::ops::Range<u64>) {
+    let topic = input();
+    for number in numbers {
+        let body = number.to_string();
+        let lane = i32::try_from(number % u64::try_from(LANES).expect("a few")).expect("a few");
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(&body);
+        producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
+    }
+    producer.poll(Duration::ZERO);
+}
+
+fn settle(producer: &BaseProducer) {
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,205 @@
+//! Stands between the program and a broker, knows which request is which, and loses, delays or
+//! repeats what it is told to.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+/// A kind of request, by its number in Kafka's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    Produce = 0,
+    Fetch = 1,
+    OffsetCommit = 8,
+    AddPartitionsToTxn = 24,
+    EndTxn = 26,
+}
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The broker never sees it; the connection breaks.
+    LoseRequest,
+    /// The broker has done it; the connection breaks before the client hears of that.
+    LoseReply,
+    /// The client hears of it late.
+    DelayReply(Duration),
+    /// The broker gets it twice.
+    Repeat,
+    /// The broker gets it when [`Proxy::release`] says so, from a connection of its own; that of
+    /// the client breaks now.
+    Hold,
+}
+
+/// The next so many requests of a kind suffer this.
+#[derive(Debug)]
+struct Rule {
+    api: Api,
+    fault: Fault,
+    left: u32,
+}
+
+#[derive(Default)]
+struct Shared {
+    rules: Mutex<Vec<Rule>>,
+    held: Mutex<Vec<Vec<u8>>>,
+    /// How many requests suffered something.
+    done: Mutex<u32>,
+}
+
+pub(crate) struct Proxy {
+    runtime: Runtime,
+    broker: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// Takes connections at `listener` and makes as many to `broker`.
+    pub(crate) fn start(listener: std::net::TcpListener, broker: SocketAddr) -> Self {
+        let runtime = Runtime::new().expect("there are threads");
+        let shared = Arc::new(Shared::default());
+        listener.set_nonblocking(true).expect("it is a socket");
+        let connections = shared.clone();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("it listens");
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = connections.clone();
+                tokio::spawn(async move {
+                    // A broken connection is what this is for.
+                    let _: io::Result<()> = serve(client, broker, shared).await;
+                });
+            }
+        });
+        Self { runtime, broker, shared }
+    }
+
+    /// From now on the next `times` requests of this kind suffer this.
+    pub(crate) fn inject(&self, api: Api, fault: Fault, times: u32) {
+        self.shared.rules.lock().expect("nobody panics with it").push(Rule { api, fault, left: times });
+    }
+
+    /// How many requests have suffered something.
+    pub(crate) fn done(&self) -> u32 {
+        *self.shared.done.lock().expect("nobody panics with it")
+    }
+
+    /// Hands the broker what was held, each from a new connection; waits for its answers.
+    pub(crate) fn release(&self) -> usize {
+        let held = std::mem::take(&mut *self.shared.held.lock().expect("nobody panics with it"));
+        let count = held.len();
+        self.runtime.block_on(async {
+            for frame in held {
+                let mut broker = TcpStream::connect(self.broker).await.expect("the broker is there");
+                broker.write_all(&frame).await.expect("it takes requests");
+                let mut length = [0; 4];
+                broker.read_exact(&mut length).await.expect("it answers");
+            }
+        });
+        count
+    }
+}
+
+/// What becomes of the replies of a connection, in their order.
+enum Reply {
+    Pass,
+    Late(Duration),
+    Swallow,
+    Break,
+}
+
+async fn serve(client: TcpStream, broker: SocketAddr, shared: Arc<Shared>) -> io::Result<()> {
+    let broker = TcpStream::connect(broker).await?;
+    client.set_nodelay(true)?;
+    broker.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_broker, to_broker) = broker.into_split();
+    let (expect, expected) = mpsc::unbounded_channel();
+    tokio::select! {
+        done = requests(from_client, to_broker, expect, &shared) => done,
+        done = replies(from_broker, to_client, expected) => done,
+    }
+}
+
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    expect: mpsc::UnboundedSender<Reply>,
+    shared: &Shared,
+) -> io::Result<()> {
+    let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
+    loop {
+        let frame = read_frame(&mut from).await?;
+        let api = frame.get(4..6).map_or(-1, |api| i16::from_be_bytes([api[0], api[1]]));
+        let mut replies = VecDeque::from([Reply::Pass]);
+        match shared.fault(api) {
+            None => {}
+            Some(Fault::LoseRequest) => return Err(broken()),
+            Some(Fault::Hold) => {
+                shared.held.lock().expect("nobody panics with it").push(frame);
+                return Err(broken());
+            }
+            Some(Fault::LoseReply) => replies = VecDeque::from([Reply::Break]),
+            Some(Fault::DelayReply(by)) => replies = VecDeque::from([Reply::Late(by)]),
+            Some(Fault::Repeat) => {
+                replies.push_back(Reply::Swallow);
+                to.write_all(&frame).await?;
+            }
+        }
+        for reply in replies {
+            expect.send(reply).map_err(|_| broken())?;
+        }
+        to.write_all(&frame).await?;
+    }
+}
+
+async fn replies(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut expected: mpsc::UnboundedReceiver<Reply>,
+) -> io::Result<()> {
+    loop {
+        let frame = read_frame(&mut from).await?;
+        match expected.recv().await {
+            Some(Reply::Pass) => to.write_all(&frame).await?,
+            Some(Reply::Late(by)) => {
+                tokio::time::sleep(by).await;
+                to.write_all(&frame).await?;
+            }
+            Some(Reply::Swallow) => {}
+            Some(Reply::Break) | None => return Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+}
+
+/// A frame with its length.
+async fn read_frame(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).await?;
+    let bytes = usize::try_from(i32::from_be_bytes(length)).map_err(io::Error::other)?;
+    let mut frame = vec![0; 4 + bytes];
+    frame[..4].copy_from_slice(&length);
+    from.read_exact(&mut frame[4..]).await?;
+    Ok(frame)
+}
+
+impl Shared {
+    fn fault(&self, api: i16) -> Option<Fault> {
+        let mut rules = self.rules.lock().expect("nobody panics with it");
+        let at = rules.iter().position(|rule| rule.api as i16 == api)?;
+        let fault = rules[at].fault;
+        rules[at].left -= 1;
+        if rules[at].left == 0 {
+            rules.remove(at);
+        }
+        *self.done.lock().expect("nobody panics with it") += 1;
+        Some(fault)
+    }
+}
