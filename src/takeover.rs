@@ -147,7 +147,8 @@ pub async fn take_over<C: State>(
         None => (empty(lost(Error::CursorLost(cursors.clone())).await?), Some(Empty::Accepted)),
     };
     let mut appends = vec![Append { to: control, batch: claim_record(role, &member) }];
-    if why_empty.is_some() {
+    // After an accepted loss the owner's first cursor is the first: until then it stays lost.
+    if why_empty == Some(Empty::First) {
         appends.push(cursor_append(role, cursors, &cursor));
     }
     let offsets = writer.commit_claim(appends).await?;

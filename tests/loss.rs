@@ -1,6 +1,7 @@
 //! A lane that lost something stands still until an operator accepts it, and then goes on with what
 //! its logs still hold: the real resequencer on the log in memory.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use seriatim::log::memory::Memory;
@@ -20,6 +21,9 @@ const LANE: Partition = Partition(0);
 /// Far beyond what these tests wait for: nothing is sent again because of it.
 const DEADLINE: Duration = Duration::from_secs(1_000_000);
 
+/// Smaller than what is lost, so that a lane gets over it in several windows.
+const WINDOW: u64 = 2;
+
 struct Rig {
     log: Memory,
     topics: Topics,
@@ -34,7 +38,7 @@ impl Rig {
     }
 
     async fn resequence(&self) -> Result<(), Error> {
-        let options = Options { deadline: DEADLINE, ..Options::default() };
+        let options = Options { deadline: DEADLINE, window: WINDOW, ..Options::default() };
         let log = std::sync::Arc::new(self.log.clone());
         resequence::run(log, self.topics.clone(), options, "t.resequence", "m", 1, CancellationToken::new()).await
     }
@@ -98,6 +102,35 @@ impl Rig {
         }
     }
 
+    /// What stands in the work topic: source offset and body.
+    async fn sent_out(&self) -> Vec<(u64, String)> {
+        let mut found = Vec::new();
+        for partition in 0..self.topics.work_partitions {
+            for record in all(&self.log, &self.topics.work.partition(Partition(partition))).await.iter().flatten() {
+                let source = String::from_utf8_lossy(record.headers.get(Name::Source).unwrap_or_default()).into_owned();
+                let offset = source.split_once(':').and_then(|(_, offset)| offset.parse().ok());
+                found.push((
+                    offset.expect("the owner's own"),
+                    String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned(),
+                ));
+            }
+        }
+        found
+    }
+
+    /// Answers whatever is sent out.
+    async fn keep_answering(&self) -> ! {
+        let mut answered = BTreeSet::new();
+        loop {
+            for (offset, _) in self.sent_out().await {
+                if answered.insert(offset) {
+                    self.answer(&[offset]).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn is_halted(&self) -> String {
         loop {
             let live = live::lane(&self.log, &self.topics, &Options::default(), LANE).await.expect("it can be read");
@@ -132,18 +165,7 @@ async fn lost_results_are_asked_for_again_at_once() {
         .resequencing(async {
             rig.accept().await;
             loop {
-                let work: Vec<Batch> = {
-                    let mut found = Vec::new();
-                    for partition in 0..rig.topics.work_partitions {
-                        found.extend(all(&rig.log, &rig.topics.work.partition(Partition(partition))).await);
-                    }
-                    found
-                };
-                let bodies: Vec<String> = work
-                    .iter()
-                    .flatten()
-                    .map(|record| String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned())
-                    .collect();
+                let bodies = rig.sent_out().await;
                 if bodies.len() >= 2 {
                     return bodies;
                 }
@@ -151,8 +173,8 @@ async fn lost_results_are_asked_for_again_at_once() {
             }
         })
         .await;
-    assert_eq!(resent.len(), 2, "{resent:?}");
-    assert!(resent.contains(&"c".to_owned()) && resent.contains(&"d".to_owned()), "{resent:?}");
+    let bodies: BTreeSet<&str> = resent.iter().map(|(_, body)| body.as_str()).collect();
+    assert_eq!((resent.len(), bodies), (2, BTreeSet::from(["c", "d"])));
     rig.answer(&[2, 3]).await;
     rig.resequencing(rig.has_outputs(4)).await;
     let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
@@ -162,24 +184,36 @@ async fn lost_results_are_asked_for_again_at_once() {
 #[tokio::test(start_paused = true)]
 async fn without_its_cursor_a_lane_begins_anew_only_when_told_to() {
     let rig = Rig::new().await;
-    rig.send(&["a", "b"]).await;
-    rig.answer(&[0, 1]).await;
-    rig.resequencing(rig.has_outputs(2)).await;
+    rig.send(&["a", "b", "c", "d", "e"]).await;
+    tokio::select! {
+        () = rig.resequencing(rig.has_outputs(5)) => {}
+        () = async {
+            for offset in 0..5 {
+                rig.answer(&[offset]).await;
+                rig.has_outputs(usize::try_from(offset + 1).expect("a few")).await;
+            }
+            std::future::pending::<()>().await;
+        } => {}
+    }
     rig.log.recreate(&rig.topics.cursors_resequence);
     rig.accept().await;
     // An order from before the loss was known does not end it.
     rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
-    assert_eq!(rig.outputs().await.len(), 2);
+    assert_eq!(rig.outputs().await.len(), 5);
     let lost = live::lost_cursor(&rig.log, &rig.topics, LANE).await.expect("no faults").expect("it is lost");
     assert!(lost.contains("release again"), "{lost}");
     rig.resequencing(async {
         // Past the time after which the group gives a vanished owner's partitions to another.
         tokio::time::sleep(2 * SESSION_TIMEOUT).await;
         rig.accept().await;
-        rig.has_outputs(4).await;
+        tokio::select! {
+            () = rig.has_outputs(10) => {}
+            _ = rig.keep_answering() => {}
+        }
     })
     .await;
     let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
-    assert_eq!(outputs, [(0, 0), (1, 1), (2, 0), (3, 1)], "sequence numbers go on");
+    let twice: Vec<_> = (0..10).map(|sequence| (sequence, sequence % 5)).collect();
+    assert_eq!(outputs, twice, "sequence numbers go on");
     assert_eq!(live::lost_cursor(&rig.log, &rig.topics, LANE).await.expect("no faults"), None);
 }

@@ -5,6 +5,7 @@
 // Requests come in parallel and are answered as each gets done, in any order at all: putting the
 // answers back in order is Seriatim's part. A message may come more than once, for instance after
 // a crash; `Seriatim-Id` stays the same.
+import { realpathSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 
@@ -42,7 +43,8 @@ export function createWorker() {
   });
 }
 
-if (import.meta.filename === process.argv[1]) {
+// Not where a test imports it. The path may lead through links.
+if (process.argv[1] && import.meta.filename === realpathSync(process.argv[1])) {
   const server = createWorker();
   server.listen(Number(process.argv[2] ?? 9000), '127.0.0.1', () => {
     console.log(`worker listens on port ${server.address().port}`);

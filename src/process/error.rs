@@ -45,10 +45,10 @@ pub enum Error {
         reason: deliver::BadOptions,
     },
     /// The folder cannot be opened as a log.
-    #[error("{0}")]
+    #[error(transparent)]
     Open(#[from] OpenError),
     /// The log failed, or is not what the configuration wants.
-    #[error("the log: {0}")]
+    #[error(transparent)]
     Log(#[from] log::Error),
     /// The system refused a thread or a runtime.
     #[error("the system refuses what the process needs: {0}")]

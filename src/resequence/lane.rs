@@ -39,11 +39,13 @@ pub enum Need {
     Resend(Offset, Round),
 }
 
-/// How far the logs are to be read to know which records are without a result after a loss.
+/// After a loss: to where the results are to be read to know which records below `input` have none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lost {
     pub(super) results: Offset,
     pub(super) input: Offset,
+    /// Below it nothing is left to hasten.
+    pub(super) hastened: Offset,
 }
 
 /// A lane between its logs. See the module's documentation.
@@ -98,7 +100,7 @@ pub struct LaneState {
     pub(super) memory: Memory,
     /// The cursor is near its budget: no more is admitted than was promised.
     pub(super) limit_frozen: bool,
-    /// Results were lost: once the logs are read to here, what has none is sent out again.
+    /// Results were lost: what has none is sent out again.
     pub(super) results_lost: Option<Lost>,
     committed_frontier: Offset,
     pub(super) sequences: Vec<u64>,
@@ -341,17 +343,21 @@ impl LaneState {
         }
     }
 
-    /// After a loss of results nobody may be at work on records without one: they are overdue at once.
+    /// After a loss of results nobody may be at work on records without one: they are overdue as
+    /// soon as they are below the limit.
     fn hasten_lost(&mut self, now: Timestamp) {
         let judged_to = if self.results.is_empty() { self.results_next } else { Offset::ZERO };
-        let is_read = |lost: &mut Lost| lost.results <= judged_to && lost.input <= self.order.read_to();
-        if self.results_lost.take_if(is_read).is_some() {
-            let long_ago = now.before(self.options.deadline);
-            for (offset, _, entry) in self.order.iter().filter(|(offset, ..)| *offset < self.committed_limit) {
-                if entry.outcome.is_none() {
-                    self.overdue.reopened(offset, long_ago);
-                }
+        let Some(lost) = self.results_lost.as_mut().filter(|lost| lost.results <= judged_to) else { return };
+        let below = lost.input.min(self.committed_limit).min(self.order.read_to());
+        let long_ago = now.before(self.options.deadline);
+        for (offset, _, entry) in self.order.iter_from(lost.hastened).take_while(|(offset, ..)| *offset < below) {
+            if entry.outcome.is_none() {
+                self.overdue.reopened(offset, long_ago);
             }
+        }
+        lost.hastened = lost.hastened.max(below);
+        if below >= lost.input {
+            self.results_lost = None;
         }
     }
 

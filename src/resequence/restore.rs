@@ -40,10 +40,7 @@ pub(super) async fn restore(
         let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
         let results_lost = match accepted {
             Accepted::Lane(accepted) if accepted == lane => accept(shared, lane, &mut lane_cursor).await?,
-            Accepted::Cursor => {
-                begin_behind_tails(shared, lane, &mut lane_cursor).await?;
-                None
-            }
+            Accepted::Cursor => Some(begin_behind_tails(shared, lane, &mut lane_cursor).await?),
             _ => None,
         };
         let mut seat = restore_lane(shared, lane, lane_cursor).await?;
@@ -97,14 +94,17 @@ async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Res
 }
 
 /// Begins anew without a cursor: with what the logs still hold, and sequence numbers that go on.
-async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<(), Error> {
+/// Workers may have worked on anything: all results count, and what has none is sent out again.
+async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Lost, Error> {
     begin(shared, lane, cursor).await?;
+    let input = shared.log.bounds(&shared.topics.input.partition(lane)).await?.end;
+    let results = shared.log.bounds(&shared.topics.results.partition(lane)).await?.end;
     for topic in shared.topics.destinations.values() {
         if let Tail::Ahead { next, .. } = compare(&*shared.log, &topic.partition(lane), 0).await? {
             cursor.sequences.insert(topic.as_str().to_owned(), next);
         }
     }
-    Ok(())
+    Ok(Lost { results, input, hastened: Offset::ZERO })
 }
 
 /// Why the lane cannot be read on from its cursor: a log that begins above the position needed.
@@ -183,7 +183,8 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
             cursor.sequences.insert(name, next);
         }
     }
-    Ok(lost.then(|| Lost { results: results.end, input: Offset(cursor.limit).min(input.end) }))
+    let all = Lost { results: results.end, input: Offset(cursor.limit).min(input.end), hastened: Offset::ZERO };
+    Ok(lost.then_some(all))
 }
 
 /// Reads the identities that the lane has to know from the ledger. Gives the ledger's end.

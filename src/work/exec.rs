@@ -5,24 +5,28 @@
 //! it writes to its standard error goes to this program's log.
 //!
 //! A child that ends, writes a line that is not JSON of this form, or one that is too long, is
-//! broken: it is killed and started anew after a pause that grows while it keeps breaking, and
-//! what it held is tried again, as failed attempts. An answer to an id that it does not hold is
-//! passed over: it is late.
+//! broken: it is killed and started anew after a pause that grows while it keeps breaking. A record
+//! that it held alone has failed an attempt. Where it held several, nobody knows which of them broke
+//! it: each is tried again, alone with a child, and has used up no attempt. An answer to an id that
+//! it does not hold is passed over: it is late.
 
 mod child;
 mod line;
 mod stderr;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::process::Command;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::processor::{Answer, Failure, Job, Processor};
+use super::processor::{Answer, Class, Failure, Job, Processor};
+use crate::record::Source;
 use child::{Ask, Child, Status};
 
 /// What waits for a child whose input is full; more wait with the stage.
@@ -55,15 +59,26 @@ pub enum Error {
     },
 }
 
+/// How long a suspect waits to be alone with a child before it makes room for other records: well
+/// below what an attempt may take.
+const ALONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// So many suspects are remembered; a child that breaks under more takes them for innocent.
+const SUSPECTS: usize = 10_000;
+
 /// Hands records to child processes. Dropping it kills them.
 pub struct Exec {
     children: Vec<Handle>,
+    /// Records that a child held, among others, when it broke.
+    suspects: Mutex<BTreeSet<Source>>,
     _supervisors: JoinSet<()>,
 }
 
 struct Handle {
     asks: mpsc::Sender<Ask>,
     status: Arc<Status>,
+    /// Taken by many, or by one suspect.
+    company: RwLock<()>,
 }
 
 impl fmt::Debug for Exec {
@@ -92,17 +107,47 @@ impl Exec {
             let mut child = Child::new(number, command, options.max_output);
             let running = child.spawn().map_err(|source| Error::Start { program: program.clone(), source })?;
             let (asks, queue) = mpsc::channel(QUEUE);
-            children.push(Handle { asks, status: child.status() });
+            children.push(Handle { asks, status: child.status(), company: RwLock::new(()) });
             supervisors.spawn(child.supervise(running, queue));
         }
-        Ok(Self { children, _supervisors: supervisors })
+        Ok(Self { children, suspects: Mutex::default(), _supervisors: supervisors })
     }
 
     async fn ask(&self, job: Job) -> Result<Answer, Failure> {
+        let source = job.source;
+        let is_suspect = self.suspects().contains(&source);
+        let answer = self.ask_one(job, is_suspect).await;
+        let mut suspects = self.suspects();
+        match &answer {
+            Err(failure) if failure.code == child::IN_COMPANY => {
+                if suspects.len() < SUSPECTS {
+                    suspects.insert(source);
+                }
+            }
+            Err(Failure { class: Class::Unreachable { .. }, .. }) => {}
+            _ => {
+                suspects.remove(&source);
+            }
+        }
+        answer
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, BTreeSet<Source>> {
+        self.suspects.lock().expect("no holder of this lock panics")
+    }
+
+    async fn ask_one(&self, job: Job, is_suspect: bool) -> Result<Answer, Failure> {
         let running = self.children.iter().filter(|child| child.status.is_up.load(Relaxed));
         let Some(child) = running.min_by_key(|child| child.status.held.load(Relaxed)) else {
             return Err(Failure::unreachable("no process of work.exec runs; its last words are in the log", None));
         };
+        let (_alone, _among_others);
+        if is_suspect {
+            let busy = |_| Failure::unreachable("waits to be tried alone, as a process broke that held it", None);
+            _alone = tokio::time::timeout(ALONE_WITHIN, child.company.write()).await.map_err(busy)?;
+        } else {
+            _among_others = child.company.read().await;
+        }
         let line = line::encode(&job);
         let (answer, answered) = oneshot::channel();
         let _held = Held::of(&child.status);

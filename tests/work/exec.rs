@@ -7,7 +7,7 @@ use std::time::Duration;
 use seriatim::record::Status;
 use seriatim::work::exec::{Error, Exec, Options};
 
-use crate::support::{Rig, Running};
+use crate::support::{Rig, Running, Seen};
 
 /// Answers each body as it asks for. `crash` ends the process at the first attempt.
 const SCRIPT: &str = r#"
@@ -37,6 +37,8 @@ while True:
     elif what == "later":
         say({"id": id, "error": {"code": "later", "retryable": True}} if first else {"id": id, "outputs": []})
     elif what == "crash" and first:
+        os._exit(3)
+    elif what == "poison":
         os._exit(3)
     elif what == "garbage" and first:
         sys.stdout.write("Traceback: this is no JSON\n"); sys.stdout.flush()
@@ -115,11 +117,23 @@ async fn a_broken_process_is_started_anew_and_what_it_held_is_tried_again() {
         let ends = rig.ends();
         assert_eq!((ends[1].0.status, ends[1].0.attempt), (Status::Done, 2), "{breaker}");
         assert_eq!((ends[0].0.status, ends[0].0.attempt), (Status::Done, 2), "{breaker}: held by the same process");
-        let retrying = rig.seen(0).into_iter().find(|seen| seen.status == Status::Retrying).expect("one was retried");
-        assert_eq!(retrying.code, "worker-crashed");
+        let crashed = |seen: &Seen| seen.status == Status::Retrying && seen.code == "worker-crashed";
+        let retrying = rig.seen(0).into_iter().find(crashed).expect("it was retried");
         assert!(retrying.error["detail"].as_str().unwrap_or_default().contains(says), "{}", retrying.error);
         stage.drain().await;
     }
+}
+
+#[tokio::test]
+async fn what_breaks_a_process_uses_up_no_attempts_of_what_it_was_held_with() {
+    let (rig, stage, _folder) = start(1, &["poison", "echo", "echo", "echo", "echo"]).await;
+    rig.until("all are answered", || rig.answered(0) == 5).await;
+    let ends = rig.ends();
+    assert_eq!((ends[0].0.status, &*ends[0].0.code), (Status::Failed, "worker-crashed"));
+    for (seen, _) in &ends[1..] {
+        assert_eq!((seen.status, seen.attempt), (Status::Done, 1));
+    }
+    stage.drain().await;
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// A process that has closed its output may take so long to end.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
+/// The code of the failure of a record that a process held among others when it broke.
+pub(super) const IN_COMPANY: &str = "worker-crashed-in-company";
+
 /// What is written ahead for a child that reads slowly.
 const WRITE_AHEAD: usize = 64 * 1024;
 
@@ -92,8 +95,15 @@ impl Pending {
         }
     }
 
-    fn fail(self, failure: &Failure) {
-        for answer in self.asks.into_values().flatten() {
+    /// The process broke. Of what it held in company nothing is known.
+    fn fail(self, reason: &str) {
+        let waiting: Vec<_> = self.asks.into_values().flatten().filter(|answer| !answer.is_closed()).collect();
+        let failure = if waiting.len() > 1 {
+            Failure { code: IN_COMPANY.into(), ..Failure::unreachable(reason, None) }
+        } else {
+            Failure::retry("worker-crashed", reason)
+        };
+        for answer in waiting {
             // As above.
             let _ = answer.send(Err(failure.clone()));
         }
@@ -135,7 +145,7 @@ impl Child {
             self.status.is_up.store(false, Relaxed);
             tracing::error!(process = self.number, reason, "the worker process is broken and started anew");
             drop(running);
-            pending.fail(&Failure::retry("worker-crashed", reason));
+            pending.fail(&reason);
             if since.elapsed() >= SETTLED || answered {
                 pause = PAUSE;
             }
