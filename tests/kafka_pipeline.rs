@@ -162,7 +162,7 @@ fn f21_owners_frozen_in_mid_load_wake_as_zombies() {
 #[test]
 #[ignore = "minutes: make faults"]
 fn f43_brokers_frozen_again_and_again() {
-    killed_again_and_again("frozen brokers", kills(10), |_, roles| {
+    killed_again_and_again("frozen-brokers", kills(10), |_, roles| {
         roles.cluster.command("stop", 1);
         std::thread::park_timeout(FROZEN);
         roles.cluster.command("cont", 1);
