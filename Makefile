@@ -74,6 +74,11 @@ kills: ## Kill the real program 100 times under load, and look for what was lost
 faults: ## Faults on real Kafka that take minutes: many deaths, three brokers, comers and goers; KILLS=5 for fewer deaths
 	cargo test --test kafka_pipeline --test kafka_faults -- --ignored --nocapture --test-threads=1
 
+.PHONY: fuzz
+fuzz: ## Fuzz framings and records for a minute each; needs nightly Rust and cargo-fuzz
+	cargo +nightly fuzz run framing -- -max_total_time=60
+	cargo +nightly fuzz run record -- -max_total_time=60
+
 .PHONY: mutants
 mutants: ## Show that the simulation catches what is broken on purpose
 	tests/mutants/run

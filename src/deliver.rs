@@ -26,6 +26,7 @@ mod options;
 mod owner;
 mod push;
 mod sign;
+mod tcp;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub use http::{BadOptions, Http};
 pub use options::{HttpOptions, OnFailure, Options, Progress, Retry, Start};
 pub use push::Push;
 pub use sign::BadSecret;
+pub use tcp::{PushAck, Tcp, TcpOptions};
 pub use verdict::{Answer, Failure, FailureKind};
 
 use crate::log::{Log, Topic, TopicPartition};
@@ -48,7 +50,7 @@ use crate::takeover::{self, Claim, Place, hold};
 use crate::topics::Topics;
 use owner::Owner;
 
-/// Sends items to one receiver. Over HTTP it is [`Http`]; a simulation has its own.
+/// Sends items to one receiver. Over HTTP it is [`Http`], over TCP [`Tcp`]; a simulation has its own.
 pub trait Sender: Send + Sync + 'static {
     /// Makes one attempt. The caller bounds its time, and dropping the future gives the attempt
     /// up: the item may have arrived or not, and must not arrive later if that can be helped.
@@ -82,6 +84,16 @@ impl Destination {
     /// [`BadOptions`] says what to change.
     pub fn http(options: Options) -> Result<Self, BadOptions> {
         let sender = Arc::new(Http::new(&options.http, options.concurrency.get())?);
+        Ok(Self { options, sender })
+    }
+
+    /// A destination that is pushed to over TCP. What `options` say of HTTP means nothing for it.
+    ///
+    /// # Errors
+    ///
+    /// [`BadOptions`] says what to change.
+    pub fn tcp(receiver: &TcpOptions, options: Options) -> Result<Self, BadOptions> {
+        let sender = Arc::new(Tcp::new(receiver)?);
         Ok(Self { options, sender })
     }
 }

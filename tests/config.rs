@@ -30,6 +30,9 @@ fn parse(text: &str) -> Result<Config, Error> {
     Config::parse(text, [])
 }
 
+const TCP_PUSH: &str = "destinations.billing.push.tcp.address = 'a:1'\n\
+    destinations.billing.push.tcp.framing = 'newline'\ndestinations.billing.push.tcp.tls = true";
+
 /// What else a key needs to make sense.
 fn companions(key: &str) -> &'static str {
     match key {
@@ -40,9 +43,19 @@ fn companions(key: &str) -> &'static str {
         "ingress.quota.messages" => "ingress.quota.per = '1h'",
         "ingress.quota.per" => "ingress.quota.messages = 7",
         "work.exec.processes" => "work.exec.command = ['true']",
-        _ if key.starts_with("destinations.billing.push") && key != "destinations.billing.push.http" => {
-            if key.ends_with("http.url") { "" } else { "destinations.billing.push.http.url = 'https://a'" }
+        "destinations.billing.push.http" | "destinations.billing.push.http.url" | "destinations.billing.push.tcp" => "",
+        "destinations.billing.push.tcp.address" => {
+            "destinations.billing.push.tcp.framing = 'mllp'\ndestinations.billing.push.tcp.tls = true"
         }
+        "destinations.billing.push.tcp.framing" => {
+            "destinations.billing.push.tcp.address = 'a:1'\ndestinations.billing.push.tcp.tls = true"
+        }
+        "destinations.billing.push.tcp.tls" => {
+            "destinations.billing.push.tcp.address = 'a:1'\ndestinations.billing.push.tcp.framing = 'mllp'\n\
+             destinations.billing.push.tcp.allow_private = true"
+        }
+        _ if key.starts_with("destinations.billing.push.tcp.") => TCP_PUSH,
+        _ if key.starts_with("destinations.billing.push") => "destinations.billing.push.http.url = 'https://a'",
         _ => "",
     }
 }
@@ -168,6 +181,11 @@ fn errors_say_what_where_and_what_to_do() {
         (
             "destinations.a.push.http.url = 'http://b'",
             "destinations.a.push.http.url: plain http is for receivers in your",
+        ),
+        ("destinations.a.push = {}", "destinations.a.push: names no receiver: give http or tcp"),
+        (
+            "destinations.a.push.tcp = { address = 'a:1', framing = 'mllp' }",
+            "destinations.a.push.tcp.address: plain TCP is for receivers in your own network",
         ),
         ("name = ", "config:1:8: is no TOML: "),
     ] {

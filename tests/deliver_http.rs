@@ -14,7 +14,8 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use seriatim::deliver::{self, OnFailure, Options, Retry};
+use seriatim::deliver::{self, Destination, OnFailure, Options, PushAck, Retry, TcpOptions};
+use seriatim::framing::{Decoder, Framing};
 use seriatim::log::Log;
 use seriatim::log::memory::Memory;
 use seriatim::record::cursor::decode;
@@ -65,9 +66,13 @@ impl Rig {
 
     /// Delivers until the committed position is what is wanted.
     async fn run_until(&self, options: Options, until: impl Fn(&PushPosition) -> bool) {
-        let destinations = BTreeMap::from([("default".to_owned(), options)]);
+        self.run_to(Destination::http(options).expect("the options are right"), until).await;
+    }
+
+    async fn run_to(&self, destination: Destination, until: impl Fn(&PushPosition) -> bool) {
+        let destinations = BTreeMap::from([("default".to_owned(), destination)]);
         let (log, drain) = (Arc::new(self.log.clone()), CancellationToken::new());
-        let run = deliver::run(log, self.topics.clone(), destinations, "t.deliver", "m", 1, drain);
+        let run = deliver::run_with(log, self.topics.clone(), destinations, "t.deliver", "m", 1, drain);
         let until = async {
             while !self.position().is_some_and(|position| until(&position)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -84,7 +89,7 @@ impl Rig {
 fn options(at: SocketAddr) -> Options {
     let mut options = Options::new(format!("http://{at}/hook"));
     options.http.allow_private = true;
-    options.http.timeout = Duration::from_millis(500);
+    options.timeout = Duration::from_millis(500);
     options.retry = Retry { backoff: Duration::from_millis(1), cap: Duration::from_millis(50), attempts: None };
     options
 }
@@ -316,7 +321,7 @@ async fn bad_options_are_refused_before_anything_is_claimed() {
     };
     let error = start("default", Options::new("https://10.0.0.1/")).await.expect_err("a private address");
     assert!(
-        error.to_string().starts_with("destination default: url: 10.0.0.1 is not an address of the public"),
+        error.to_string().starts_with("destination default: http.url: 10.0.0.1 is not an address of the public"),
         "{error}"
     );
     let error = start("other", Options::new("https://receiver.example/")).await.expect_err("no topic");
@@ -324,6 +329,83 @@ async fn bad_options_are_refused_before_anything_is_claimed() {
     let mut unreadable = Options::new("https://receiver.example/");
     unreadable.http.secret_files = vec!["/nonexistent/secret".into()];
     let error = start("default", unreadable).await.expect_err("no secret");
-    assert!(error.to_string().starts_with("destination default: secret file /nonexistent/secret: "), "{error}");
+    assert!(error.to_string().starts_with("destination default: http.secret_file: /nonexistent/secret: "), "{error}");
     assert!(rig.position().is_none());
+}
+
+/// What a receiver of HL7 does with a message.
+#[derive(Clone, Copy)]
+enum Does {
+    Answers(&'static str),
+    HangsUp,
+}
+
+/// A receiver over MLLP that does these, one message after the other, then accepts; remembers what
+/// came.
+async fn hospital(does: Vec<Does>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("it is bound");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let remembered = Arc::clone(&seen);
+    tokio::spawn(async move {
+        let mut does = does.into_iter();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut frames, mut space) = (Decoder::new(Framing::Mllp, 1 << 20), [0; 1024]);
+            'open: while let Ok(count @ 1..) = stream.read(&mut space).await {
+                frames.feed(&space[..count]);
+                while let Some(frame) = frames.next_frame().expect("it is well formed") {
+                    let message = String::from_utf8(frame.to_vec()).expect("it is text");
+                    let id = message.split('|').nth(9).expect("it has a control id").to_owned();
+                    remembered.lock().expect("not poisoned").push(id.clone());
+                    match does.next().unwrap_or(Does::Answers("AA")) {
+                        Does::HangsUp => break 'open,
+                        Does::Answers(code) => {
+                            let answer = format!("\x0bMSH|^~\\&|B|B|A|A|||ACK|1|P|2.5\rMSA|{code}|{id}\r\x1c\r");
+                            stream.write_all(answer.as_bytes()).await.expect("it reads");
+                        }
+                    }
+                }
+            }
+        }
+    });
+    (at, seen)
+}
+
+fn over_mllp(at: SocketAddr) -> Destination {
+    let receiver = TcpOptions {
+        address: at.to_string(),
+        framing: Framing::Mllp,
+        ack: PushAck::Answer,
+        tls: false,
+        allow_private: true,
+        connect_timeout: Duration::from_secs(5),
+    };
+    Destination::tcp(&receiver, options(at)).expect("the options are right")
+}
+
+fn hl7(id: &str) -> Vec<u8> {
+    format!("MSH|^~\\&|A|A|B|B|||ORU|{id}|P|2.5\r").into_bytes()
+}
+
+#[tokio::test]
+async fn over_mllp_the_next_goes_when_the_last_is_acknowledged() {
+    let bodies = ["1", "2", "3"].map(hl7);
+    let rig = Rig::new(&bodies.each_ref().map(Vec::as_slice)).await;
+    let does = [Does::Answers("AR"), Does::Answers("AA"), Does::HangsUp, Does::Answers("CA"), Does::Answers("AA")];
+    let (at, seen) = hospital(does.to_vec()).await;
+    rig.run_to(over_mllp(at), |position| position.position == 3).await;
+    assert_eq!(*seen.lock().expect("not poisoned"), ["1", "1", "2", "2", "3"]);
+}
+
+#[tokio::test]
+async fn what_an_hl7_receiver_refuses_for_good_is_up_to_the_policy() {
+    let bodies = ["1", "2"].map(hl7);
+    let rig = Rig::new(&bodies.each_ref().map(Vec::as_slice)).await;
+    let (at, seen) = hospital(vec![Does::Answers("AE")]).await;
+    let mut destination = over_mllp(at);
+    destination.options.on_failure = OnFailure::DeadLetter;
+    rig.run_to(destination, |position| position.position == 2).await;
+    assert_eq!(*seen.lock().expect("not poisoned"), ["1", "2"]);
+    let letters = rig.log.snapshot(&rig.topics.dead_letter.partition(Partition(0)));
+    assert_eq!(letters.len(), 1);
 }

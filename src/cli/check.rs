@@ -170,7 +170,7 @@ impl Findings {
 
     fn files(&mut self, config: &Config) {
         for (name, destination) in &config.destinations {
-            let secret = destination.push.as_ref().and_then(|push| push.http.secret_file.as_deref());
+            let secret = destination.push.as_ref().and_then(|push| push.http.as_ref()?.secret_file.as_deref());
             self.file(&format!("destinations.{name}.push.http.secret_file"), secret);
         }
         self.file("ingress.tokens_file", config.ingress.tokens_file.as_deref());

@@ -27,13 +27,16 @@ const IDLE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadOptions {
     /// The URL.
-    #[error("url: {0}")]
+    #[error("http.url: {0}")]
     Url(String),
+    /// The address, or how it is to be spoken to.
+    #[error("tcp.address: {0}")]
+    Address(String),
     /// The secrets.
-    #[error("secret file {0}")]
+    #[error("http.secret_file: {0}")]
     Secret(#[from] BadSecret),
-    /// The HTTP client cannot be set up.
-    #[error("the HTTP client cannot be set up: {0}")]
+    /// The HTTP client, or TLS, cannot be set up.
+    #[error("the client cannot be set up: {0}")]
     Client(String),
 }
 

@@ -7,8 +7,11 @@ use std::time::Duration;
 /// How one destination is pushed to. [`Options::new`] gives the defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The receiver.
+    /// The receiver, where it is called over HTTP.
     pub http: HttpOptions,
+    /// The time of one attempt, from dialling to the answer. Default: 15 s, as the Standard
+    /// Webhooks guide has it.
+    pub timeout: Duration,
     /// When the next item of a sequence group goes. Default: [`Progress::Item`].
     pub progress: Progress,
     /// What becomes of an item that the receiver refuses for good. Default: [`OnFailure::Halt`].
@@ -39,9 +42,9 @@ impl Options {
                 url: url.into(),
                 secret_files: Vec::new(),
                 allow_private: false,
-                timeout: Duration::from_secs(15),
                 connect_timeout: Duration::from_secs(5),
             },
+            timeout: Duration::from_secs(15),
             progress: Progress::default(),
             on_failure: OnFailure::default(),
             start: Start::default(),
@@ -65,9 +68,6 @@ pub struct HttpOptions {
     /// Whether loopback, private, link-local and other addresses that are not of the public
     /// internet may be dialled, and plain `http` be spoken. Default: no.
     pub allow_private: bool,
-    /// The time of one attempt, from dialling to the status. Default: 15 s, as the Standard
-    /// Webhooks guide has it.
-    pub timeout: Duration,
     /// The part of it for dialling and TLS. Default: 5 s.
     pub connect_timeout: Duration,
 }

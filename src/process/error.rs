@@ -37,7 +37,7 @@ pub enum Error {
     #[error("{0}")]
     Worker(String),
     /// A destination cannot be pushed to as the configuration has it.
-    #[error("destinations.{name}.push.http: {reason}")]
+    #[error("destinations.{name}.push: {reason}")]
     Destination {
         /// Which.
         name: String,

@@ -159,21 +159,46 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
 /// The destinations that are pushed to, by name.
 pub(super) fn pushed(config: &Config) -> Result<BTreeMap<String, deliver::Destination>, Error> {
     let pushed = config.destinations.iter().filter_map(|(name, d)| Some((name, d.push.as_ref()?)));
-    let over_http = |(name, push): (&config::DestinationName, &config::Push)| {
-        let destination = deliver::Destination::http(push_options(push));
-        match destination {
+    let receiver = |(name, push): (&config::DestinationName, &config::Push)| {
+        let destination = match (&push.http, &push.tcp) {
+            (Some(http), _) => over_http(http, push),
+            (None, Some(tcp)) => over_tcp(tcp, push),
+            // The configuration was checked for it.
+            (None, None) => return None,
+        };
+        Some(match destination {
             Ok(destination) => Ok((name.to_string(), destination)),
             Err(reason) => Err(Error::Destination { name: name.to_string(), reason }),
-        }
+        })
     };
-    pushed.map(over_http).collect()
+    pushed.filter_map(receiver).collect()
 }
 
-fn push_options(push: &config::Push) -> deliver::Options {
-    let mut options = deliver::Options::new(push.http.url.as_str());
-    options.http.secret_files = push.http.secret_file.iter().cloned().collect();
-    options.http.allow_private = push.http.allow_private;
-    options.http.timeout = push.http.timeout.get();
+fn over_http(http: &config::HttpPush, push: &config::Push) -> Result<deliver::Destination, deliver::BadOptions> {
+    let mut options = push_options(http.url.as_str(), push);
+    options.http.secret_files = http.secret_file.iter().cloned().collect();
+    options.http.allow_private = http.allow_private;
+    options.timeout = http.timeout.get();
+    deliver::Destination::http(options)
+}
+
+fn over_tcp(tcp: &config::TcpPush, push: &config::Push) -> Result<deliver::Destination, deliver::BadOptions> {
+    let mut options = push_options(tcp.address.as_str(), push);
+    options.timeout = tcp.timeout.get();
+    options.concurrency = tcp.connections.try_into().unwrap_or(std::num::NonZeroUsize::MAX);
+    let receiver = deliver::TcpOptions {
+        address: tcp.address.as_str().to_owned(),
+        framing: tcp.framing,
+        ack: tcp.ack,
+        tls: tcp.tls,
+        allow_private: tcp.allow_private,
+        connect_timeout: options.http.connect_timeout,
+    };
+    deliver::Destination::tcp(&receiver, options)
+}
+
+fn push_options(receiver: &str, push: &config::Push) -> deliver::Options {
+    let mut options = deliver::Options::new(receiver);
     options.progress = match push.progress {
         config::Progress::Item => deliver::Progress::Item,
         config::Progress::Batch => deliver::Progress::Batch,

@@ -152,7 +152,7 @@ fn order(rng: &mut Rng) -> resequence::Options {
 fn pushing(rng: &mut Rng) -> Pushing {
     use deliver::{OnFailure, Progress, Retry};
     let mut options = deliver::Options::new("https://receiver.example");
-    options.http.timeout = scattered(rng, Duration::from_millis(300), Duration::from_secs(5));
+    options.timeout = scattered(rng, Duration::from_millis(300), Duration::from_secs(5));
     options.progress = pick(rng, &[Progress::Item, Progress::Item, Progress::Batch]);
     options.on_failure = pick(rng, &[OnFailure::Halt, OnFailure::DeadLetter, OnFailure::Skip]);
     options.retry = Retry { backoff: Duration::from_millis(50), cap: Duration::from_secs(3), attempts: None };

@@ -32,7 +32,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("ingress", &["record", "framing", "metrics", "log", "topics", "order", "takeover", "observe"]),
     ("work", STAGE),
     ("resequence", STAGE),
-    ("deliver", STAGE),
+    ("deliver", &["record", "framing", "metrics", "log", "topics", "order", "takeover"]),
     ("process", &["*"]),
     ("cli", &["*"]),
     ("lib", &["*"]),
@@ -59,7 +59,7 @@ const BANNED: [(&str, &[&str], &str); 8] = [
 ];
 const SIMULATED: &[&str] = &["order", "takeover", "work", "resequence", "deliver"];
 /// The parts of stages that talk to the world outside, which a simulation replaces as a whole.
-const EDGES: [&str; 3] = ["src/work/http", "src/work/exec", "src/deliver/http"];
+const EDGES: [&str; 4] = ["src/work/http", "src/work/exec", "src/deliver/http", "src/deliver/tcp"];
 const NOT_CLI: &[&str] = &[
     "record",
     "metrics",

@@ -112,7 +112,7 @@ impl Owner {
         };
         target.in_flight += 1;
         self.feeds[feed].under_way += 1;
-        let (sender, timeout) = (target.sender.clone(), target.options.http.timeout);
+        let (sender, timeout) = (target.sender.clone(), target.options.timeout);
         self.tasks.push(tasks::send(item, sender, timeout, push).boxed());
         true
     }

@@ -126,7 +126,17 @@ fn destinations(config: &Config, found: &mut Vec<Problem>) {
     }
     for (name, destination) in &config.destinations {
         let Some(push) = &destination.push else { continue };
-        if push.http.url.as_str().starts_with("http:") && !push.http.allow_private {
+        let push_key = format!("destinations.{name}.push");
+        match (&push.http, &push.tcp) {
+            (None, None) => found.push(Problem::at(push_key, "names no receiver: give http or tcp")),
+            (Some(_), Some(_)) => found.push(Problem::at(push_key, "http and tcp are given, but it is one receiver")),
+            _ => {}
+        }
+        if push.tcp.as_ref().is_some_and(|tcp| !tcp.tls && !tcp.allow_private) {
+            let reason = "plain TCP is for receivers in your own network: set tls = true, or allow_private = true";
+            found.push(Problem::at(format!("destinations.{name}.push.tcp.address"), reason));
+        }
+        if push.http.as_ref().is_some_and(|http| http.url.as_str().starts_with("http:") && !http.allow_private) {
             let reason = "plain http is for receivers in your own network: use https, or set allow_private = true";
             found.push(Problem::at(format!("destinations.{name}.push.http.url"), reason));
         }

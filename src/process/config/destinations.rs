@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HttpUrl, OnFailure, Span, TopicName};
+use super::{Address, HttpUrl, OnFailure, Span, TopicName};
+use crate::deliver::PushAck;
+use crate::framing::Framing;
 
 /// Where outputs go.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,8 +21,8 @@ pub struct Destination {
 
 impl Destination {
     pub(super) fn hide(&mut self) {
-        if let Some(push) = &mut self.push {
-            push.http.url = push.http.url.hidden();
+        if let Some(http) = self.push.as_mut().and_then(|push| push.http.as_mut()) {
+            http.url = http.url.hidden();
         }
     }
 }
@@ -30,7 +32,11 @@ impl Destination {
 #[serde(deny_unknown_fields)]
 pub struct Push {
     /// A receiver that is called over HTTP.
-    pub http: HttpPush,
+    #[serde(default)]
+    pub http: Option<HttpPush>,
+    /// Or one that gets frames over TCP.
+    #[serde(default)]
+    pub tcp: Option<TcpPush>,
     /// When the next item of a group goes.
     #[serde(default)]
     pub progress: Progress,
@@ -69,6 +75,41 @@ pub struct HttpPush {
 const fn push_timeout() -> Span {
     // What the Standard Webhooks guide gives receivers at least.
     Span::from_secs(15)
+}
+
+/// A receiver that gets frames over TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpPush {
+    /// Where it listens.
+    pub address: Address,
+    /// How messages are told apart.
+    pub framing: Framing,
+    /// How it acknowledges.
+    #[serde(default = "push_ack")]
+    pub ack: PushAck,
+    /// Whether TLS is spoken.
+    #[serde(default)]
+    pub tls: bool,
+    /// Whether private and link-local addresses may be called, and without TLS.
+    #[serde(default)]
+    pub allow_private: bool,
+    /// The time of one attempt, the answer included.
+    #[serde(default = "push_timeout")]
+    pub timeout: Span,
+    /// How many connections there are at once, per control partition; a message has one for itself
+    /// until it is acknowledged.
+    #[serde(default = "push_connections")]
+    pub connections: NonZeroU32,
+}
+
+const fn push_ack() -> PushAck {
+    PushAck::Answer
+}
+
+const fn push_connections() -> NonZeroU32 {
+    // Many receivers of frames take no second connection.
+    NonZeroU32::MIN
 }
 
 /// When the next item of a group goes.
