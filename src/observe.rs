@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod live;
 pub mod outputs;
 mod probe;
+pub mod work;
 
 use std::time::Duration;
 

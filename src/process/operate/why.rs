@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::lanes::describe;
 use super::{Looked, Operate, Refusal};
 use crate::observe::live::{Live, Message, Waiting};
-use crate::observe::{batches, ledger};
+use crate::observe::{batches, ledger, work};
 use crate::record::batches::{BatchState, Phase};
 use crate::record::ledger::Outcome;
 use crate::record::{Partition, Source};
@@ -137,11 +137,25 @@ async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
         _ => None,
     };
     let mut text = sentence(&message);
+    if let Some(partition) = work_partition(operate, &live, &message).await? {
+        text = format!("{text}; it was put on {} last", operate.topics.work.partition(partition));
+        shown[0]["workPartition"] = partition.0.into();
+    }
     if let Some(head) = before.and_then(|before| live.find(before)) {
         text = format!("{text}; {}", sentence(&head));
         shown.push(describe(&head));
     }
     Ok(vec![(text, shown)])
+}
+
+/// Where on the work topic a message without a result is, if it is there and found.
+async fn work_partition(operate: &Operate, live: &Live, message: &Message) -> Result<Option<Partition>, Refusal> {
+    let is_out = matches!(message.waiting, Waiting::Work | Waiting::Retry { .. });
+    if !is_out || !operate.options.fan_out {
+        return Ok(None);
+    }
+    let since = live.now.before(message.age);
+    Ok(work::partition(&*operate.log, &operate.topics, message.source, since).await?)
 }
 
 fn sentence(message: &Message) -> String {
