@@ -1,14 +1,14 @@
 //! A log in Apache Kafka, for more than one machine.
 //!
 //! Every kind of work has clients and threads of its own, because librdkafka's calls block: plain
-//! appends share one idempotent producer ([`append`]), readers share a few consumers that are
-//! assigned partitions by hand ([`fetcher`]), each membership is a consumer of its group that
-//! fetches nothing ([`member`]), and each claim is a transactional producer ([`writer`]). What crosses to
+//! appends share one idempotent producer (`append`), readers share a few consumers that are
+//! assigned partitions by hand (`fetcher`), each membership is a consumer of its group that
+//! fetches nothing (`member`), and each claim is a transactional producer (`writer`). What crosses to
 //! a stage is bounded on its way.
 //!
 //! A cursor is a record, so the group's stored positions are used by workers alone. Two members of
 //! a group that claim the same partition number are told apart by the transactional id
-//! `<group>.<number>`: the one that was initialised last counts. [`claim`] says what precedes it.
+//! `<group>.<number>`: the one that was initialised last counts. `claim` says what precedes it.
 //!
 //! What Kafka does otherwise than the other engines: a header's name ends at its first zero byte,
 //! and what a reader may see does not depend on its [`Visibility`], since nothing is acknowledged

@@ -6,7 +6,7 @@
 //!
 //! | Response | Means |
 //! |---|---|
-//! | 200 | the output, for the destinations in `Seriatim-Destination`; several as [`super::outputs`] |
+//! | 200 | the output, for the destinations in `Seriatim-Destination`; several as [`crate::record::outputs`] |
 //! | 204 | no output |
 //! | 429, 503, no connection, no such name, no TLS | nobody there: wait (`Retry-After`), probe, use up no attempt |
 //! | 408, 425, other 5xx, no answer in time, a broken answer | another attempt |
