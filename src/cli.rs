@@ -8,6 +8,7 @@ mod bench;
 mod check;
 pub mod client;
 mod demo;
+mod dest;
 mod exit;
 mod lanes;
 mod run;
@@ -54,6 +55,7 @@ enum Verb {
     Send(send::Send),
     Tail(tail::Tail),
     Batch(batch::Batch),
+    Dest(dest::Dest),
     Verify(verify::Verify),
     Bench(bench::Bench),
 }
@@ -74,6 +76,7 @@ impl Cli {
             Verb::Send(send) => send.run(&self.load()?),
             Verb::Tail(tail) => tail.run(&self.load()?),
             Verb::Batch(batch) => batch.run(&self.load()?),
+            Verb::Dest(dest) => dest.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
             Verb::Bench(bench) => bench.run(),
         }

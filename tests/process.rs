@@ -112,7 +112,7 @@ async fn a_log_that_does_not_answer_is_said() {
     let config = Config::parse("log.kafka = { 'bootstrap.servers' = 'k:9092' }\nadmin.listen = '127.0.0.1:0'", []);
     let config = config.expect("the parser takes it");
     let error = Process::start(&config, &Roles::from([Role::Work])).await.expect_err("there is no such engine");
-    assert_eq!(error.to_string(), "the log: no Kafka broker answers; log.kafka says where they should be");
+    assert_eq!(error.to_string(), "no Kafka broker answers; log.kafka says where they should be");
 }
 
 /// The bodies in the ordered output.

@@ -150,7 +150,7 @@ impl Which {
 }
 
 /// Who asks, for the record.
-fn user() -> String {
+pub(super) fn user() -> String {
     std::env::var("USER").unwrap_or_else(|_| "operator".to_owned())
 }
 

@@ -1,9 +1,12 @@
 //! What operators ask of the admin port: how the lanes are, what something waits for, and verbs.
 //!
 //! Any process answers, from the logs. `GET /v1/lanes`, `GET /v1/lanes/{lane}`,
-//! `GET /v1/batches`, `GET /v1/why?lane=&id=&batch=`, `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`.
+//! `GET /v1/batches`, `GET /v1/destinations`, `GET /v1/why?lane=&id=&batch=`;
+//! `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`,
+//! `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept}`.
 
 mod batches;
+mod destinations;
 mod lanes;
 mod verbs;
 mod why;
@@ -47,6 +50,7 @@ pub fn router(operate: Operate) -> Router {
         .route("/v1/lanes/{lane}/{verb}", post(verbs::execute))
         .route("/v1/why", get(why::why))
         .with_state(operate.clone())
+        .merge(destinations::router(operate.clone()))
         .merge(batches::router(operate))
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::lanes::describe;
-use super::{Looked, Operate, Refusal};
+use super::{Looked, Operate, Refusal, destinations};
 use crate::observe::live::{Live, Message, Waiting};
 use crate::observe::{batches, ledger, work};
 use crate::record::batches::{BatchState, Phase};
@@ -33,6 +33,7 @@ pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Aske
             for number in 0..operate.topics.lanes {
                 answers.push(look(&operate, number).await.unwrap_or_else(|refusal| (refusal.detail, Vec::new())));
             }
+            answers.extend(destinations::waiting(&operate).await?.into_iter().map(|sentence| (sentence, Vec::new())));
             answers
         }
     };

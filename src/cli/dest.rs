@@ -1,0 +1,153 @@
+//! `seriatim dest`: how destinations are pushed to, and orders about that.
+
+use std::fmt::Write as _;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Exit;
+use super::client::Client;
+use super::lanes::user;
+use crate::process::config::Config;
+
+/// Show how destinations are pushed to; pause and resume them; end what holds one back
+#[derive(Debug, Args)]
+#[command(before_help = "\
+Examples:
+  seriatim dest
+  seriatim dest pause billing --reason 'they move house'
+  seriatim dest resume billing --reason 'they are back'
+  seriatim dest retry billing 0 --reason 'their bug is fixed'
+  seriatim dest skip billing 0 4711 --reason 'a test order'")]
+pub(super) struct Dest {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// The admin port, if it is not where the configuration says
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Print as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// How far each destination is, and what holds it back
+    List,
+    /// Begin no further push to a destination
+    Pause(Named),
+    /// Go on after a pause, or after the receiver has disabled the destination
+    Resume(Named),
+    /// Push refused items again; all of the lane where none is named
+    Retry(Items),
+    /// Pass refused items over, for the record; all of the lane where none is named
+    Skip(Items),
+    /// End a halt by loss: go on with what the lane's topic still has
+    Accept {
+        /// The destination
+        name: String,
+        /// The lane
+        lane: u32,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    /// The destination
+    name: String,
+    /// Why, for the record
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+struct Items {
+    /// The destination
+    name: String,
+    /// The lane
+    lane: u32,
+    /// The items' offsets in the destination's topic
+    offsets: Vec<u64>,
+    /// Why, for the record
+    #[arg(long)]
+    reason: String,
+}
+
+impl Dest {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
+        let client = Client::admin(self.url.as_deref(), config)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.call(&client))
+    }
+
+    async fn call(&self, client: &Client) -> anyhow::Result<Exit> {
+        let (name, verb, order) = match &self.verb {
+            None | Some(Verb::List) => return self.list(client).await,
+            Some(Verb::Pause(Named { name, reason })) => (name, "pause", json!({"reason": reason})),
+            Some(Verb::Resume(Named { name, reason })) => (name, "resume", json!({"reason": reason})),
+            Some(Verb::Retry(items)) => (&items.name, "retry", items.order()),
+            Some(Verb::Skip(items)) => (&items.name, "skip", items.order()),
+            Some(Verb::Accept { name, lane, reason }) => (name, "accept", json!({"lane": lane, "reason": reason})),
+        };
+        let mut order = order;
+        order["by"] = user().into();
+        let path = super::shared::path(&["v1", "destinations", name, verb], &[]);
+        let answer: Value = client.send(client.request(Method::POST, &path).json(&order)).await?.json().await?;
+        let executed = answer["executed"] == true;
+        self.print(&answer, |_| {
+            let how = if executed { "done" } else { "written down; who pushes has not acted yet" };
+            format!("{verb} {name}: {how}\n")
+        })?;
+        Ok(if executed { Exit::Ok } else { Exit::TimedOut })
+    }
+
+    async fn list(&self, client: &Client) -> anyhow::Result<Exit> {
+        let answer: Value = client.get("/v1/destinations").await?;
+        self.print(&answer, |answer| {
+            let destinations = answer["destinations"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if destinations.is_empty() {
+                return "nothing is pushed anywhere\n".to_owned();
+            }
+            destinations.iter().map(show).collect()
+        })?;
+        Ok(Exit::Ok)
+    }
+
+    fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(answer)?);
+        } else {
+            print!("{}", text(answer));
+        }
+        Ok(())
+    }
+}
+
+impl Items {
+    fn order(&self) -> Value {
+        json!({"lane": self.lane, "offsets": self.offsets, "reason": self.reason})
+    }
+}
+
+fn show(destination: &Value) -> String {
+    let name = destination["name"].as_str().unwrap_or_default();
+    let held = match (destination["held"]["paused"].as_str(), destination["held"]["disabled"].as_str()) {
+        (Some(reason), _) => format!(", paused: {reason}"),
+        (_, Some(reason)) => format!(", disabled by its receiver: {reason}"),
+        _ => String::new(),
+    };
+    let mut text = format!("{name}{held}\n");
+    for lane in destination["lanes"].as_array().into_iter().flatten() {
+        let _ = writeln!(text, "  lane {}: pushed below {}, {} behind", lane["lane"], lane["position"], lane["lag"]);
+        if let Some(reason) = lane["haltedByLoss"].as_str() {
+            let _ = writeln!(text, "    stands still: {reason}");
+        }
+        for (offset, reason) in lane["halted"].as_object().into_iter().flatten() {
+            let _ = writeln!(text, "    {offset} was refused: {}", reason.as_str().unwrap_or_default());
+        }
+    }
+    text
+}

@@ -1,0 +1,190 @@
+//! How destinations are pushed to, and operators' orders about that.
+//!
+//! `GET /v1/destinations`, `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept}`.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{Operate, Refusal};
+use crate::log::{self, TopicPartition};
+use crate::metrics::Role;
+use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushCursor, PushVerb};
+use crate::record::{BatchBuilder, Name, Offset, Partition};
+use crate::takeover;
+
+/// How long the answer waits for the owners to act: a take-over may be under way.
+const EXECUTED_WITHIN: Duration = Duration::from_secs(10);
+/// How often their cursors are looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Order {
+    /// The lane, for retry, skip and accept.
+    lane: Option<u32>,
+    /// Which items, by offset in the destination's topic; all halted ones of the lane where there are none.
+    #[serde(default)]
+    offsets: Vec<u64>,
+    /// Why; recorded.
+    #[serde(default)]
+    reason: String,
+    /// Who asks; recorded.
+    #[serde(default)]
+    by: String,
+}
+
+pub(super) fn router(operate: Operate) -> Router {
+    Router::new()
+        .route("/v1/destinations", get(all))
+        .route("/v1/destinations/{name}/{verb}", post(execute))
+        .with_state(operate)
+}
+
+async fn all(State(operate): State<Operate>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(json!({"destinations": states(&operate).await?})))
+}
+
+/// Every destination that was ever pushed to.
+async fn states(operate: &Operate) -> Result<Vec<Value>, Refusal> {
+    let mut cursors = Vec::new();
+    for control in 0..operate.topics.control_partitions {
+        cursors.push(cursor(operate, Partition(control)).await?.unwrap_or_default());
+    }
+    let mut states = Vec::new();
+    for (name, topic) in &operate.topics.destinations {
+        let mut positions = Vec::new();
+        for cursor in &cursors {
+            positions.extend(cursor.topics.get(topic.as_str()).into_iter().flatten());
+        }
+        let mut lanes = Vec::new();
+        for (lane, position) in positions {
+            let end = operate.log.bounds(&topic.partition(Partition(*lane))).await?.stable_end.0;
+            lanes.push(json!({
+                "lane": lane,
+                "position": position.position,
+                "lag": end.saturating_sub(position.position),
+                "halted": position.halted,
+                "haltedByLoss": position.lost,
+            }));
+        }
+        if !lanes.is_empty() {
+            let held = cursors.iter().find_map(|cursor| cursor.held.get(name)).map(|held| match held {
+                Held::Paused(reason) => json!({"paused": reason}),
+                Held::Disabled(reason) => json!({"disabled": reason}),
+            });
+            states.push(json!({"name": name, "topic": topic.as_str(), "held": held, "lanes": lanes}));
+        }
+    }
+    Ok(states)
+}
+
+/// A sentence for each destination that waits for an operator.
+pub(super) async fn waiting(operate: &Operate) -> Result<Vec<String>, Refusal> {
+    let mut sentences = Vec::new();
+    for state in states(operate).await? {
+        let name = state["name"].as_str().unwrap_or_default();
+        if let Some(reason) = state["held"]["paused"].as_str() {
+            sentences.push(format!("destination {name} is paused: {reason}; `seriatim dest resume {name}` goes on"));
+        }
+        if let Some(reason) = state["held"]["disabled"].as_str() {
+            let what = format!("`seriatim dest resume {name}` tries again");
+            sentences.push(format!("destination {name} was disabled by its receiver: {reason}; {what}"));
+        }
+        for lane in state["lanes"].as_array().into_iter().flatten() {
+            let number = &lane["lane"];
+            if let Some(reason) = lane["haltedByLoss"].as_str() {
+                let what = format!("`seriatim dest accept {name} {number}` goes on with what there is");
+                sentences.push(format!("destination {name}, lane {number}, stands still: {reason}; {what}"));
+            }
+            for (offset, reason) in lane["halted"].as_object().into_iter().flatten() {
+                let reason = reason.as_str().unwrap_or_default();
+                let what = format!("`seriatim dest retry` or `skip {name} {number} {offset}` ends that");
+                sentences.push(format!(
+                    "destination {name}, lane {number}: {offset} was refused and holds its group: {reason}; {what}"
+                ));
+            }
+        }
+    }
+    Ok(sentences)
+}
+
+async fn execute(
+    State(operate): State<Operate>,
+    Path((name, verb)): Path<(String, String)>,
+    Json(order): Json<Order>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    if !operate.topics.destinations.contains_key(&name) {
+        return Err(Refusal::not_found(format!("there is no destination {name:?}")));
+    }
+    let (action, controls) = action(&operate, &verb, &order)?;
+    let by = if order.by.is_empty() { "operator".to_owned() } else { order.by };
+    let verb = PushVerb { destination: name, action, reason: order.reason, by };
+    let mut orders = Vec::new();
+    for control in controls {
+        orders.push((control.partition, append(&operate, &control, &verb).await?));
+    }
+    let executed = wait(&operate, &orders).await?;
+    let status = if executed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(json!({"destination": verb.destination, "executed": executed}))))
+}
+
+/// What to do, and whose control partitions have to hear of it.
+fn action(operate: &Operate, verb: &str, order: &Order) -> Result<(PushAction, Vec<TopicPartition>), Refusal> {
+    let topics = &operate.topics;
+    let everybody = || topics.control.partitions(topics.control_partitions).collect();
+    let one = || match order.lane {
+        Some(lane) if lane < topics.lanes => Ok((lane, vec![topics.control_of(Partition(lane))])),
+        Some(lane) => Err(Refusal::not_found(format!("there is no lane {lane}; there are {}", topics.lanes))),
+        None => Err(Refusal::bad(format!("{verb} takes a lane"))),
+    };
+    let items = |lane| HaltedItems { lane, offsets: order.offsets.clone() };
+    Ok(match verb {
+        "pause" => (PushAction::Pause, everybody()),
+        "resume" => (PushAction::Resume, everybody()),
+        "retry" => one().map(|(lane, owner)| (PushAction::Retry(items(lane)), owner))?,
+        "skip" => one().map(|(lane, owner)| (PushAction::Skip(items(lane)), owner))?,
+        "accept" => one().map(|(lane, owner)| (PushAction::Accept { lane }, owner))?,
+        _ => {
+            let known = "use pause, resume, retry, skip or accept";
+            return Err(Refusal::not_found(format!("there is no verb {verb:?}: {known}")));
+        }
+    })
+}
+
+async fn append(operate: &Operate, control: &TopicPartition, verb: &PushVerb) -> Result<Offset, Refusal> {
+    let value = serde_json::to_vec(verb).map_err(|e| Refusal::bad(e.to_string()))?;
+    let mut builder = BatchBuilder::default();
+    builder.push(None, Some(&value), |to| to.put(Name::Kind, PUSH_VERB));
+    let offsets = operate.log.append(control, builder.finish()).await?.await?;
+    let untold = || log::Error::Damaged("the log took the order and did not say where".to_owned());
+    Ok(offsets.get(0).ok_or_else(untold)?)
+}
+
+/// Waits until the owners' cursors have passed the orders.
+async fn wait(operate: &Operate, orders: &[(Partition, Offset)]) -> Result<bool, Refusal> {
+    let until = Instant::now() + EXECUTED_WITHIN;
+    for (control, order) in orders {
+        while cursor(operate, *control).await?.is_none_or(|cursor| cursor.control <= order.0) {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(true)
+}
+
+async fn cursor(operate: &Operate, control: Partition) -> Result<Option<PushCursor>, Refusal> {
+    let of = operate.topics.cursors_deliver.partition(control);
+    takeover::last_cursor(&*operate.log, Role::Deliver, &of).await.map_err(|error| match error {
+        takeover::Error::Log(error) => error.into(),
+        other => Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, detail: other.to_string() },
+    })
+}

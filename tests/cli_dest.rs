@@ -1,0 +1,111 @@
+//! `seriatim dest` as its users meet it, against a real `seriatim run` and a real receiver.
+
+#[path = "cli_verbs/program.rs"]
+#[allow(dead_code, reason = "other verbs need more of it")]
+mod program;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+
+use program::{Folder, Pipeline};
+
+/// Answers every push with the status of the moment; counts those it took.
+struct Receiver {
+    url: String,
+    status: Arc<AtomicU16>,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Receiver {
+    fn start(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("it listens"));
+        let (status, taken) = (Arc::new(AtomicU16::new(status)), Arc::new(AtomicUsize::new(0)));
+        let (now, count) = (status.clone(), taken.clone());
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let (now, count) = (now.clone(), count.clone());
+                std::thread::spawn(move || serve(&connection, &now, &count));
+            }
+        });
+        Self { url, status, taken }
+    }
+}
+
+/// Until the other side has had enough.
+fn serve(connection: &TcpStream, status: &AtomicU16, taken: &AtomicUsize) -> Option<()> {
+    let mut from = BufReader::new(connection);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            from.read_line(&mut line).ok().filter(|read| *read > 0)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        from.read_exact(&mut body).ok()?;
+        let status = status.load(Ordering::SeqCst);
+        taken.fetch_add(usize::from(status == 200), Ordering::SeqCst);
+        write!(&mut &*connection, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").ok()?;
+    }
+}
+
+fn start<'a>(folder: &'a Folder, receiver: &Receiver) -> Pipeline<'a> {
+    let push = "SERIATIM_DESTINATIONS__DEFAULT__PUSH__HTTP__";
+    let (url, private) = (format!("{push}URL"), format!("{push}ALLOW_PRIVATE"));
+    Pipeline::start(folder, &[(&url, &receiver.url), (&private, "true")])
+}
+
+/// Asks until the answer says this.
+#[track_caller]
+fn until_it_says(pipeline: &Pipeline<'_>, arguments: &[&str], says: &str) {
+    let mut told = String::new();
+    for _ in 0..500 {
+        told = pipeline.run(arguments).out;
+        if told.contains(says) {
+            return;
+        }
+    }
+    panic!("{arguments:?} never said {says:?}: {told}");
+}
+
+#[test]
+fn a_destination_that_its_receiver_disabled_is_told_and_resumed() {
+    let (folder, receiver) = (Folder::new(), Receiver::start(410));
+    let pipeline = start(&folder, &receiver);
+    assert_eq!(pipeline.run_with(&["send", "-"], "a\nb\n").code, 0);
+    until_it_says(&pipeline, &["dest"], "disabled by its receiver");
+    until_it_says(&pipeline, &["why"], "seriatim dest resume default");
+    receiver.status.store(200, Ordering::SeqCst);
+    let resumed = pipeline.run(&["dest", "resume", "default", "--reason", "a test"]);
+    assert_eq!((resumed.code, resumed.out.as_str()), (0, "resume default: done\n"), "{}", resumed.err);
+    until_it_says(&pipeline, &["dest"], "pushed below 2, 0 behind");
+    assert_eq!(receiver.taken.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn refused_items_are_told_retried_and_skipped_and_a_pause_holds() {
+    let (folder, receiver) = (Folder::new(), Receiver::start(422));
+    let pipeline = start(&folder, &receiver);
+    assert_eq!(pipeline.run_with(&["send", "-"], "a\nb\n").code, 0);
+    until_it_says(&pipeline, &["dest"], "0 was refused: status 422");
+    until_it_says(&pipeline, &["why"], "seriatim dest retry");
+    assert_eq!(pipeline.run(&["dest", "skip", "default", "0", "--reason", "a test"]).code, 0);
+    until_it_says(&pipeline, &["dest"], "1 was refused");
+    receiver.status.store(200, Ordering::SeqCst);
+    assert_eq!(pipeline.run(&["dest", "retry", "default", "0", "1", "--reason", "a test"]).code, 0);
+    until_it_says(&pipeline, &["dest"], "pushed below 2, 0 behind");
+    assert_eq!(pipeline.run(&["dest", "pause", "default", "--reason", "they move"]).code, 0);
+    assert_eq!(pipeline.run_with(&["send", "-"], "c\n").code, 0);
+    until_it_says(&pipeline, &["dest"], "default, paused: they move\n  lane 0: pushed below 2, 1 behind");
+    assert_eq!(receiver.taken.load(Ordering::SeqCst), 1);
+    assert_eq!(pipeline.run(&["dest", "resume", "nowhere", "--reason", "x"]).code, 3);
+    assert_eq!(pipeline.run(&["dest", "retry", "default", "7", "--reason", "x"]).code, 3);
+}
