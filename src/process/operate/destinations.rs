@@ -91,21 +91,23 @@ pub(super) async fn waiting(operate: &Operate) -> Result<Vec<String>, Refusal> {
     for state in states(operate).await? {
         let name = state["name"].as_str().unwrap_or_default();
         if let Some(reason) = state["held"]["paused"].as_str() {
-            sentences.push(format!("destination {name} is paused: {reason}; `seriatim dest resume {name}` goes on"));
+            sentences.push(format!(
+                "destination {name} is paused: {reason}; `seriatim dest resume {name} --reason WHY` goes on"
+            ));
         }
         if let Some(reason) = state["held"]["disabled"].as_str() {
-            let what = format!("`seriatim dest resume {name}` tries again");
+            let what = format!("`seriatim dest resume {name} --reason WHY` tries again");
             sentences.push(format!("destination {name} was disabled by its receiver: {reason}; {what}"));
         }
         for lane in state["lanes"].as_array().into_iter().flatten() {
             let number = &lane["lane"];
             if let Some(reason) = lane["haltedByLoss"].as_str() {
-                let what = format!("`seriatim dest accept {name} {number}` goes on with what there is");
+                let what = format!("`seriatim dest accept {name} {number} --reason WHY` goes on with what there is");
                 sentences.push(format!("destination {name}, lane {number}, stands still: {reason}; {what}"));
             }
             for (offset, reason) in lane["halted"].as_object().into_iter().flatten() {
                 let reason = reason.as_str().unwrap_or_default();
-                let what = format!("`seriatim dest retry` or `skip {name} {number} {offset}` ends that");
+                let what = format!("`seriatim dest retry|skip {name} {number} {offset} --reason WHY` ends that");
                 sentences.push(format!(
                     "destination {name}, lane {number}: {offset} was refused and holds its group: {reason}; {what}"
                 ));

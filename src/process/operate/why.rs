@@ -33,7 +33,9 @@ pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Aske
             for number in 0..operate.topics.lanes {
                 answers.push(look(&operate, number).await.unwrap_or_else(|refusal| (refusal.detail, Vec::new())));
             }
-            answers.extend(destinations::waiting(&operate).await?.into_iter().map(|sentence| (sentence, Vec::new())));
+            // What the deliverer's state cannot tell must not hide what the lanes wait for.
+            let waiting = destinations::waiting(&operate).await.unwrap_or_else(|refusal| vec![refusal.detail]);
+            answers.extend(waiting.into_iter().map(|sentence| (sentence, Vec::new())));
             answers
         }
     };
