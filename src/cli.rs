@@ -78,7 +78,7 @@ impl Cli {
             Verb::Batch(batch) => batch.run(&self.load()?),
             Verb::Dest(dest) => dest.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
-            Verb::Bench(bench) => bench.run(),
+            Verb::Bench(bench) => bench.run(&self.load()?),
         }
     }
 }

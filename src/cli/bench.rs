@@ -1,9 +1,9 @@
 //! `seriatim bench`: load, and how long it takes, on a pipeline of its own.
 
 pub(super) mod figures;
+mod ground;
 pub(super) mod live;
 pub(super) mod pipeline;
-pub(super) mod scratch;
 pub(super) mod task;
 mod waiting;
 mod worker;
@@ -15,11 +15,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::Exit;
 use super::shared::{bar, out, unless_closed};
+use super::{Exit, Failure};
+use crate::process::config::{Config, Properties};
 use figures::{Delays, Quantiles};
 use pipeline::Plan;
-use task::Tail;
+use task::{Tail, Work};
 use worker::Worker;
 
 /// Measure a pipeline of its own: throughput, delay, and what order costs
@@ -33,9 +34,10 @@ Examples:
   seriatim bench --messages 1000000 --size 100
   seriatim bench --rate 4/s --seconds 60 --work 750ms
 
-Without --rate the messages wait in the log before the roles start, and delays count from that
-start. With --rate they come over HTTP, and delays count from their sending. docs/benchmarks.md
-says how to read the figures."
+The pipeline is on the log that the configuration names: with log.kafka on topics of its own in that
+cluster, which are deleted afterwards, else in a temporary folder. Without --rate the messages wait
+in the log before the roles start, and delays count from that start. With --rate they come over
+HTTP, and delays count from their sending. docs/benchmarks.md says how to read the figures."
 )]
 pub(super) struct Bench {
     #[command(subcommand)]
@@ -43,9 +45,9 @@ pub(super) struct Bench {
     /// How many messages wait
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
     messages: u64,
-    /// How long each is worked on
-    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
-    work: Duration,
+    /// How long each is worked on; 0ms..5ms draws a time between the two for each
+    #[arg(long, default_value = "0s", value_name = "TIME")]
+    work: Work,
     /// A share that takes longer, SHARE:TIME
     #[arg(long, value_name = "SHARE:TIME")]
     tail: Option<Tail>,
@@ -111,9 +113,11 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 /// What messages are like.
 #[derive(Clone, Debug)]
 pub(super) struct Load {
-    pub(super) work: Duration,
+    pub(super) work: Work,
     pub(super) tail: Option<Tail>,
     pub(super) size: usize,
+    /// Where the log is, instead of a folder.
+    pub(super) kafka: Option<Properties>,
     pub(super) data: Option<PathBuf>,
     pub(super) series: bool,
 }
@@ -121,7 +125,7 @@ pub(super) struct Load {
 impl Load {
     /// The longest work of a message.
     pub(super) fn longest(&self) -> Duration {
-        self.work.max(self.tail.map_or(Duration::ZERO, Tail::work))
+        self.work.most().max(self.tail.map_or(Duration::ZERO, Tail::work))
     }
 
     /// Adds to the series where a second has passed.
@@ -141,6 +145,9 @@ pub(super) struct Figures {
     total_seconds: f64,
     /// The least that this concurrency could take for the work.
     ideal_seconds: Option<f64>,
+    /// Of the total: until the first message was begun to be worked on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starting_seconds: Option<f64>,
     messages_per_second: f64,
     pub(super) delay: Option<Quantiles>,
     pub(super) in_order: bool,
@@ -152,36 +159,43 @@ pub(super) struct Figures {
     series: Vec<(f64, u64)>,
 }
 
-impl Figures {
-    #[allow(clippy::too_many_arguments, reason = "the figures of a run, each named by the field it becomes")]
-    pub(super) fn new(
-        messages: u64,
-        total: Duration,
-        ideal: Option<Duration>,
-        delays: Delays,
-        in_order: bool,
-        commits: u64,
-        peak_memory_kib: Option<u64>,
-        series: Vec<(f64, u64)>,
-    ) -> Self {
-        let total_seconds = total.as_secs_f64();
-        #[allow(clippy::cast_precision_loss, reason = "a rate is shown in four digits")]
-        let messages_per_second = messages as f64 / total_seconds;
-        let ideal_seconds = ideal.filter(|ideal| !ideal.is_zero()).map(|ideal| ideal.as_secs_f64());
-        let delay = delays.quantiles();
-        Self {
+/// What was measured, before it is put into figures.
+struct Measured {
+    total: Duration,
+    ideal: Option<Duration>,
+    starting: Option<Duration>,
+    delays: Delays,
+    in_order: bool,
+    commits: u64,
+    peak_memory_kib: Option<u64>,
+    series: Vec<(f64, u64)>,
+}
+
+impl Measured {
+    /// Of so many messages.
+    fn figures(self, messages: u64) -> Figures {
+        let Self { total, ideal, starting, delays, in_order, commits, peak_memory_kib, series } = self;
+        Figures {
             messages,
-            total_seconds,
-            ideal_seconds,
-            messages_per_second,
-            delay,
+            total_seconds: total.as_secs_f64(),
+            ideal_seconds: ideal.filter(|ideal| !ideal.is_zero()).map(|ideal| ideal.as_secs_f64()),
+            starting_seconds: starting.map(|starting| starting.as_secs_f64()),
+            messages_per_second: per_second(messages, total.as_secs_f64()),
+            delay: delays.quantiles(),
             in_order,
             commits,
             peak_memory_kib,
             series,
         }
     }
+}
 
+#[allow(clippy::cast_precision_loss, reason = "a rate is shown in four digits")]
+fn per_second(messages: u64, seconds: f64) -> f64 {
+    messages as f64 / seconds
+}
+
+impl Figures {
     /// How many came out.
     pub(super) const fn messages(&self) -> u64 {
         self.messages
@@ -194,6 +208,15 @@ impl Figures {
             write!(text, ", {over:.1} % over the ideal {ideal:.3} s").expect("a String takes everything");
         }
         write!(text, "\n  rate       {:.0}/s\n", self.messages_per_second).expect("a String takes everything");
+        if let Some(starting) = self.starting_seconds {
+            let working = self.total_seconds - starting;
+            let rate = per_second(self.messages, working);
+            writeln!(
+                text,
+                "  starting   {starting:.3} s until the first was begun, {working:.3} s from then: {rate:.0}/s"
+            )
+            .expect("a String takes everything");
+        }
         if let Some(Quantiles { p50, p99, p999, max }) = self.delay {
             writeln!(text, "  delay      p50 {p50:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, max {max:.1} ms")
                 .expect("a String takes everything");
@@ -223,12 +246,16 @@ struct Results {
 }
 
 impl Bench {
-    pub(super) fn run(&self) -> anyhow::Result<Exit> {
+    pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
         if let Some(Hidden::Worker { listen }) = &self.hidden {
             return worker::serve(listen);
         }
+        if self.data.is_some() && config.log.kafka.is_some() {
+            let reason = "--data is a folder for the embedded log, but the configuration has the log in Kafka";
+            return Err(Failure::new(Exit::Usage, reason).into());
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let results = runtime.block_on(self.measure());
+        let results = runtime.block_on(self.measure(config.log.kafka.as_ref()));
         runtime.shutdown_background();
         let results = results?;
         let ordered = results.ordered.as_ref().is_none_or(|figures| figures.in_order);
@@ -236,20 +263,26 @@ impl Bench {
         Ok(if ordered { Exit::Ok } else { Exit::Failed })
     }
 
-    async fn measure(&self) -> anyhow::Result<Results> {
+    async fn measure(&self, kafka: Option<&Properties>) -> anyhow::Result<Results> {
         let worker = if self.worker == Who::Http { Some(Worker::start().await?) } else { None };
         let url = worker.as_ref().map(|worker| worker.url.clone());
-        let ordered = if self.unordered { None } else { Some(self.one(false, url.clone()).await?) };
-        let unordered = if self.unordered || self.compare { Some(self.one(true, url).await?) } else { None };
+        let ordered = if self.unordered { None } else { Some(self.one(false, url.clone(), kafka).await?) };
+        let unordered = if self.unordered || self.compare { Some(self.one(true, url, kafka).await?) } else { None };
         let ratio = ordered.as_ref().zip(unordered.as_ref()).map(|(a, b)| a.total_seconds / b.total_seconds);
         Ok(Results { ordered, unordered, ratio })
     }
 
-    async fn one(&self, unordered: bool, worker: Option<String>) -> anyhow::Result<Figures> {
+    async fn one(
+        &self,
+        unordered: bool,
+        worker: Option<String>,
+        kafka: Option<&Properties>,
+    ) -> anyhow::Result<Figures> {
         let load = Load {
             work: self.work,
             tail: self.tail,
             size: self.size as usize,
+            kafka: kafka.cloned(),
             data: self.data.clone(),
             series: self.series,
         };

@@ -76,7 +76,8 @@ impl Demo {
     async fn watch(&self) -> anyhow::Result<Ended> {
         let (rate, work) = (self.rate, humantime::format_duration(self.work));
         eprintln!("{rate} messages a second, each worked on for {work}, for {} s", self.seconds);
-        let load = Load { work: self.work, tail: None, size: 0, data: self.data.clone(), series: false };
+        let data = self.data.clone();
+        let load = Load { work: self.work.into(), tail: None, size: 0, kafka: None, data, series: false };
         let plan = Plan { concurrency: self.concurrency, window: 10_000, unordered: false, worker: None };
         let bar = bar(Some(self.seconds), "{wide_bar} {pos}/{len} s\n{msg}");
         let mut lines = Duration::ZERO;

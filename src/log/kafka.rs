@@ -139,6 +139,17 @@ impl Kafka {
     pub async fn create(&self, topics: &[Creation]) -> Result<(), Error> {
         topics::create(&self.0.asker, topics).await
     }
+
+    /// Deletes topics with all that is in them; one that does not exist is passed over. Brokers may
+    /// show them for a moment longer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where the brokers refuse, [`Error::Unavailable`] where they do not answer
+    /// within 20 s. The topics named before may be gone then.
+    pub async fn delete(&self, topics: &[Topic]) -> Result<(), Error> {
+        topics::delete(&self.0.asker, topics).await
+    }
 }
 
 /// The property that a configuration may not set, or has to, and why; `None` where all is well as

@@ -8,13 +8,13 @@ use reqwest::{Client, header};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::figures::{Delays, peak_kib, reset_peak};
+use super::ground::Ground;
 use super::pipeline::{Outputs, Plan, commits, start};
-use super::scratch::Scratch;
 use super::task::{Timed, body, number_of, works};
-use super::{Figures, Load};
+use super::{Figures, Load, Measured};
 use crate::audit::{Report, Scope, audit};
 use crate::process::Process;
-use crate::work::Processor;
+use crate::process::config::Config;
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(100);
@@ -57,25 +57,36 @@ pub(in crate::cli) async fn run(
     plan: &Plan,
     tell: &mut dyn FnMut(&Standing),
 ) -> anyhow::Result<Ended> {
-    let scratch = Scratch::new(load.data.as_deref());
-    let config = plan.config(&scratch)?;
+    let ground = Ground::new(load.kafka.as_ref(), load.data.as_deref());
+    let config = plan.config(&ground)?;
+    ground.hold(&config, measure(load, &config, (rate, seconds), plan, tell)).await
+}
+
+async fn measure(
+    load: &Load,
+    config: &Config,
+    (rate, seconds): (f64, u64),
+    plan: &Plan,
+    tell: &mut dyn FnMut(&Standing),
+) -> anyhow::Result<Ended> {
     let worker = Arc::new(Timed::default());
-    let processor = plan.worker.is_none().then(|| worker.clone() as Arc<dyn Processor>);
-    let process = start(&config, true, processor).await?;
+    let before = commits();
+    let process = start(config, true, plan.processor(config, worker.clone())?).await?;
     reset_peak();
     let mut outputs = Outputs::open(&process).await?;
     let standing = Standing::default();
     let mut run = Run { began: Instant::now(), sent: Vec::new(), delays: Delays::default(), standing, series: vec![] };
     run.send_and_read(load, (rate, seconds), &process, &worker, &mut outputs, tell).await?;
     let total = run.began.elapsed();
-    let (commits, peak, in_order) = (commits(&process).await?, peak_kib(), outputs.in_order);
+    let (commits, peak_memory_kib, in_order) = (commits() - before, peak_kib(), outputs.in_order);
     let scope = Scope { topics: process.topics(), destination: None };
     let audit = audit(&*process.log(), scope, &mut |_, _| {}).await?;
     drop(outputs);
     process.drain().await?;
     let Run { sent, delays, standing, series, .. } = run;
-    let figures = Figures::new(standing.released, total, None, delays, in_order, commits, peak, series);
-    Ok(Ended { figures, sent: sent.len() as u64, audit })
+    let (ideal, starting) = (None, None);
+    let measured = Measured { total, ideal, starting, delays, in_order, commits, peak_memory_kib, series };
+    Ok(Ended { figures: measured.figures(standing.released), sent: sent.len() as u64, audit })
 }
 
 impl Run {

@@ -1,16 +1,21 @@
 //! A pipeline in this process, on a log of its own, and what comes out of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
 
-use super::scratch::Scratch;
+use super::ground::Ground;
 use crate::log::{Reader, Visibility};
+use crate::metrics;
 use crate::process::config::Config;
 use crate::process::{Process, Role, Roles};
 use crate::record::{Offset, OutputHeaders, Partition};
-use crate::work::Processor;
+use crate::work::builtin::Echo;
+use crate::work::http::{self, Http};
+use crate::work::{Answer, Failure, Job, Processor};
 
 /// Bytes of outputs read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -29,37 +34,35 @@ pub(in crate::cli) struct Plan {
 }
 
 impl Plan {
-    /// The configuration of a pipeline in this folder, on ports of its own.
-    pub(in crate::cli) fn config(&self, scratch: &Scratch) -> anyhow::Result<Config> {
-        let Self { concurrency, window, unordered, worker } = self;
+    /// The configuration of a pipeline on this ground, on ports of its own.
+    pub(super) fn config(&self, ground: &Ground) -> anyhow::Result<Config> {
+        let Self { concurrency, window, unordered, .. } = self;
         let by = if *unordered { "none" } else { "lane" };
-        let worker = match worker {
-            Some(url) => format!("http = {{ url = '{url}' }}"),
-            None => "builtin = 'echo'".to_owned(),
-        };
         let text = format!(
-            "log.embedded = {}\ningress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n\
-             [work]\n{worker}\nconcurrency = {concurrency}\n[order]\nby = '{by}'\nwindow = {window}\n",
-            scratch.toml()
+            "ingress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n\
+             work.concurrency = {concurrency}\norder = {{ by = '{by}', window = {window} }}\n"
         );
-        Ok(Config::parse(&text, [])?)
+        let mut config = Config::parse(&text, [])?;
+        ground.take(&mut config);
+        Ok(config)
+    }
+
+    /// The HTTP worker, else `own`.
+    pub(super) fn processor(&self, config: &Config, own: Arc<dyn Processor>) -> anyhow::Result<Arc<dyn Processor>> {
+        let Some(url) = &self.worker else { return Ok(own) };
+        let (url, connections) = (url.clone(), self.concurrency as usize);
+        let max_output = config.ingress.max_body.in_memory();
+        Ok(Arc::new(Http::new(http::Options { url, connections, max_output })?))
     }
 }
 
 /// Starts it and waits until its roles have begun.
-pub(in crate::cli) async fn start(
-    config: &Config,
-    ingress: bool,
-    processor: Option<Arc<dyn Processor>>,
-) -> anyhow::Result<Process> {
+pub(super) async fn start(config: &Config, ingress: bool, processor: Arc<dyn Processor>) -> anyhow::Result<Process> {
     let mut roles = Roles::from([Role::Work, Role::Resequence]);
     if ingress {
         roles.insert(Role::Ingress);
     }
-    let process = match processor {
-        Some(processor) => Process::start_with(config, &roles, processor).await?,
-        None => Process::start(config, &roles).await?,
-    };
+    let process = Process::start_with(config, &roles, processor).await?;
     let ready = async {
         while !process.is_ready() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -69,16 +72,55 @@ pub(in crate::cli) async fn start(
     Ok(process)
 }
 
+/// A worker that notes when it was first given work.
+#[derive(Debug)]
+pub(super) struct Noted {
+    worker: Arc<dyn Processor>,
+    begun: OnceLock<Instant>,
+}
+
+impl Noted {
+    pub(super) fn new(worker: Arc<dyn Processor>) -> Self {
+        Self { worker, begun: OnceLock::new() }
+    }
+
+    /// When the first message was begun.
+    pub(super) fn begun(&self) -> Option<Instant> {
+        self.begun.get().copied()
+    }
+
+    fn note(&self) {
+        self.begun.get_or_init(Instant::now);
+    }
+}
+
+impl Processor for Noted {
+    fn process(&self, job: Job) -> BoxFuture<'_, Result<Answer, Failure>> {
+        self.note();
+        self.worker.process(job)
+    }
+
+    fn at_once(&self, job: &Job) -> Option<Result<Answer, Failure>> {
+        self.note();
+        self.worker.at_once(job)
+    }
+}
+
+/// A worker that answers at once with what it was given.
+pub(super) fn echo() -> Arc<dyn Processor> {
+    Arc::new(Echo)
+}
+
 /// The ordered outputs as a reader outside of the pipeline sees them: durable ones.
-pub(in crate::cli) struct Outputs {
+pub(super) struct Outputs {
     reader: Box<dyn Reader>,
     last: Option<Offset>,
     /// Every message left after all that came before it.
-    pub(in crate::cli) in_order: bool,
+    pub(super) in_order: bool,
 }
 
 impl Outputs {
-    pub(in crate::cli) async fn open(process: &Process) -> anyhow::Result<Self> {
+    pub(super) async fn open(process: &Process) -> anyhow::Result<Self> {
         let topic = process.topics().destinations.get("default").context("there is always a default destination")?;
         let of = topic.partition(Partition(0));
         let reader = process.log().read(&of, Offset::ZERO, Visibility::Durable, READ_BYTES).await?;
@@ -86,7 +128,7 @@ impl Outputs {
     }
 
     /// Waits for the next outputs and shows their bodies. Cancel-safe.
-    pub(in crate::cli) async fn next(&mut self, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
+    pub(super) async fn next(&mut self, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
         let fetched = self.reader.next().await?;
         for record in fetched.batches.iter().flatten() {
             let Some(headers) = OutputHeaders::decode(record.headers) else { continue };
@@ -98,8 +140,7 @@ impl Outputs {
     }
 }
 
-/// How many commits the owner has made.
-pub(in crate::cli) async fn commits(process: &Process) -> anyhow::Result<u64> {
-    let of = process.topics().cursors_resequence.partition(Partition(0));
-    Ok(process.log().bounds(&of).await?.stable_end.0)
+/// How many commits the owners of this process have made until now.
+pub(super) fn commits() -> u64 {
+    metrics::owner(metrics::Role::Resequence).commit_seconds.get_sample_count()
 }

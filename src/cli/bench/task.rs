@@ -14,6 +14,43 @@ use crate::work::{Answer, Failure, Job, Output, Processor};
 /// So that every run of a comparison has the same stragglers in the same places.
 const SEED: u64 = 0x5e71_a71a;
 
+/// How long messages are worked on: a time, or `0ms..5ms` for one between two, drawn for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Work {
+    least: Duration,
+    most: Duration,
+}
+
+impl Work {
+    /// The longest.
+    pub(in crate::cli) const fn most(self) -> Duration {
+        self.most
+    }
+
+    fn draw(self, rng: &mut fastrand::Rng) -> Duration {
+        if self.least == self.most { self.most } else { self.least + (self.most - self.least).mul_f64(rng.f64()) }
+    }
+}
+
+impl From<Duration> for Work {
+    fn from(work: Duration) -> Self {
+        Self { least: work, most: work }
+    }
+}
+
+impl FromStr for Work {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (least, most) = text.split_once("..").unwrap_or((text, text));
+        let time = |text| humantime::parse_duration(text).ok();
+        let times = time(least).zip(time(most)).filter(|(least, most)| least <= most);
+        let (least, most) =
+            times.ok_or_else(|| format!("\"{text}\" is no work: write a time, 750ms, or two, 0ms..5ms"))?;
+        Ok(Self { least, most })
+    }
+}
+
 /// A share of the messages that takes longer: `0.01:1s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::cli) struct Tail {
@@ -40,11 +77,11 @@ impl FromStr for Tail {
 }
 
 /// The work of each message, in order.
-pub(in crate::cli) fn works(work: Duration, tail: Option<Tail>) -> impl Iterator<Item = Duration> {
+pub(in crate::cli) fn works(work: Work, tail: Option<Tail>) -> impl Iterator<Item = Duration> {
     let mut rng = fastrand::Rng::with_seed(SEED);
     std::iter::repeat_with(move || match tail {
         Some(tail) if rng.f64() < tail.share => tail.work,
-        _ => work,
+        _ => work.draw(&mut rng),
     })
 }
 
@@ -123,11 +160,23 @@ mod tests {
     #[test]
     fn tails_are_a_share_and_the_same_each_time() {
         let tail: Tail = "0.01:1s".parse().expect("it is one");
-        let take = || works(Duration::from_millis(10), Some(tail)).take(10_000).collect::<Vec<_>>();
+        let take = || works(Duration::from_millis(10).into(), Some(tail)).take(10_000).collect::<Vec<_>>();
         let long = take().iter().filter(|work| **work == Duration::from_secs(1)).count();
         assert!((60..140).contains(&long), "{long}");
         assert_eq!(take(), take());
         assert!("2:1s".parse::<Tail>().is_err() && "0.1".parse::<Tail>().is_err());
+    }
+
+    #[test]
+    fn work_is_a_time_or_drawn_between_two() {
+        let fixed: Work = "750ms".parse().expect("it is one");
+        assert!(works(fixed, None).take(10).all(|work| work == Duration::from_millis(750)));
+        let drawn: Work = "1ms..5ms".parse().expect("it is one");
+        let drawn: Vec<Duration> = works(drawn, None).take(10_000).collect();
+        let mean = drawn.iter().sum::<Duration>() / 10_000;
+        assert!(drawn.iter().all(|work| (1_000..=5_000).contains(&work.as_micros())));
+        assert!((2_900..3_100).contains(&mean.as_micros()), "{mean:?}");
+        assert!("5ms..1ms".parse::<Work>().is_err() && "..".parse::<Work>().is_err() && "5".parse::<Work>().is_err());
     }
 
     #[test]

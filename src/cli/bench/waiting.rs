@@ -8,14 +8,13 @@ use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use super::figures::{Delays, peak_kib, reset_peak};
-use super::pipeline::{Outputs, Plan, commits, start};
-use super::scratch::Scratch;
-use super::task::{Tail, Timed, body, ideal, works};
-use super::{Figures, Load};
+use super::ground::Ground;
+use super::pipeline::{Noted, Outputs, Plan, commits, echo, start};
+use super::task::{Timed, body, ideal, works};
+use super::{Figures, Load, Measured};
 use crate::process::Engine;
 use crate::process::config::Config;
 use crate::record::{BatchBuilder, Name, Partition};
-use crate::work::Processor;
 
 /// Bytes of a batch that is put into the log.
 const BATCH_BYTES: usize = 1 << 20;
@@ -24,17 +23,34 @@ const BATCH_BYTES: usize = 1 << 20;
 const STALL: Duration = Duration::from_secs(60);
 
 /// Puts the messages into a new log, starts the roles and reads until all have come out. The
-/// clock starts just before the roles do.
+/// clock starts just before the roles do. Ctrl-C ends it without figures.
 pub(super) async fn run(load: &Load, messages: u64, plan: &Plan, bar: &ProgressBar) -> anyhow::Result<Figures> {
-    let scratch = Scratch::new(load.data.as_deref());
-    let config = plan.config(&scratch)?;
-    fill(&config, load, messages).await?;
+    let ground = Ground::new(load.kafka.as_ref(), load.data.as_deref());
+    let config = plan.config(&ground)?;
+    let measured = async {
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            figures = measure(load, &config, messages, plan, bar) => figures,
+        }
+    };
+    ground.hold(&config, measured).await
+}
+
+async fn measure(
+    load: &Load,
+    config: &Config,
+    messages: u64,
+    plan: &Plan,
+    bar: &ProgressBar,
+) -> anyhow::Result<Figures> {
+    fill(config, load, messages).await?;
     reset_peak();
     // Echo answers at once; a clock for each message is only for those that take time.
-    let timed = plan.worker.is_none() && (!load.work.is_zero() || load.tail.is_some());
-    let processor = timed.then(|| Arc::new(Timed::default()) as Arc<dyn Processor>);
-    let began = Instant::now();
-    let process = start(&config, false, processor).await?;
+    let own = if load.longest().is_zero() { echo() } else { Arc::new(Timed::default()) };
+    let worker = Arc::new(Noted::new(plan.processor(config, own)?));
+    let (before, began) = (commits(), Instant::now());
+    let process = start(config, false, worker.clone()).await?;
     let mut outputs = Outputs::open(&process).await?;
     let (mut delays, mut count, mut series) = (Delays::default(), 0, Vec::new());
     while count < messages {
@@ -47,16 +63,15 @@ pub(super) async fn run(load: &Load, messages: u64, plan: &Plan, bar: &ProgressB
         bar.set_position(count);
         load.note(&mut series, began.elapsed(), count);
     }
-    let total = began.elapsed();
-    let (in_order, commits, peak) = (outputs.in_order, commits(&process).await?, peak_kib());
+    let (total, peak_memory_kib) = (began.elapsed(), peak_kib());
+    let (in_order, commits) = (outputs.in_order, commits() - before);
     drop(outputs);
     process.drain().await?;
-    let best = ideal(per_message(load.work, load.tail, messages), plan.concurrency as usize);
-    Ok(Figures::new(count, total, Some(best), delays, in_order, commits, peak, series))
-}
-
-fn per_message(work: Duration, tail: Option<Tail>, messages: u64) -> impl Iterator<Item = Duration> {
-    works(work, tail).zip(0..messages).map(|(work, _)| work)
+    let works = works(load.work, load.tail).zip(0..messages).map(|(work, _)| work);
+    let ideal = ideal(works, plan.concurrency as usize);
+    let starting = worker.begun().map(|begun| begun - began);
+    Ok(Measured { total, ideal: Some(ideal), starting, delays, in_order, commits, peak_memory_kib, series }
+        .figures(count))
 }
 
 /// Leaves the messages in the log, as they would be after an outage of the workers.

@@ -99,6 +99,21 @@ pub(super) async fn create(asker: &Asker, topics: &[Creation]) -> Result<(), Err
     Ok(())
 }
 
+/// Deletes topics, some of which may not exist.
+pub(super) async fn delete(asker: &Asker, topics: &[Topic]) -> Result<(), Error> {
+    let Some(first) = topics.first() else { return Ok(()) };
+    let names: Vec<&str> = topics.iter().map(Topic::as_str).collect();
+    let options = AdminOptions::new().request_timeout(Some(SETTLING)).operation_timeout(Some(SETTLING));
+    let gone = asker.admin.delete_topics(&names, &options).await;
+    for outcome in gone.map_err(|e| of_question(code(&e), &first.partition(Partition(0))))? {
+        match outcome {
+            Ok(_) | Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic)) => {}
+            Err((topic, code)) => return Err(of_question(code, &Topic::from(topic).partition(Partition(0)))),
+        }
+    }
+    Ok(())
+}
+
 fn new_topic<'a>(creation: &'a Creation, replicas: &'a str) -> NewTopic<'a> {
     let partitions = i32::try_from(creation.partitions).unwrap_or(i32::MAX);
     let mut new = NewTopic::new(creation.topic.as_str(), partitions, TopicReplication::Fixed(DEFAULT_REPLICATION));
