@@ -74,7 +74,9 @@ fn child() {
     let run = std::env::var(RUN).expect("the parent sets both");
     let runtime = tokio::runtime::Runtime::new().expect("threads can be made");
     runtime.block_on(async {
-        let log = open(Path::new(&folder), Options { cache: 1 << 20, ..Options::default() }).await;
+        // So that many die while they note how far the log reaches.
+        let floor_every = Duration::from_millis(3);
+        let log = open(Path::new(&folder), Options { cache: 1 << 20, floor_every, ..Options::default() }).await;
         tokio::join!(append_for_ever(&log, &run), commit_for_ever(&log));
     });
 }
@@ -264,11 +266,11 @@ fn harm(file: &Path, rng: &mut Rng) -> String {
 }
 
 #[tokio::test]
-async fn damage_is_told_or_costs_the_end_only() {
+async fn damage_is_told() {
     let original = tempfile::tempdir().expect("a temporary folder");
     let expected = filled(original.path()).await;
     assert_eq!(expected.len(), 1501);
-    let (mut refused, mut shorter, mut whole) = (0, 0, 0);
+    let (mut refused, mut whole) = (0, 0);
     for seed in 0..40 {
         let mut rng = Rng::with_seed(seed);
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -287,13 +289,13 @@ async fn damage_is_told_or_costs_the_end_only() {
         };
         match words(&log, &lane(0)).await {
             Ok(found) => {
-                assert_eq!(found, expected[..found.len()], "{what}");
-                if found.len() < expected.len() { shorter += 1 } else { whole += 1 }
+                assert_eq!(found, expected, "{what}");
+                whole += 1;
             }
             Err(Error::Damaged(_)) => refused += 1,
             Err(e) => panic!("{what}: {e}"),
         }
     }
-    eprintln!("{refused} told, {shorter} lost the end, {whole} whole");
+    eprintln!("{refused} told, {whole} did no harm");
     assert!(refused > 0, "no harm was noticed");
 }

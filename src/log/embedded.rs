@@ -15,6 +15,7 @@
 
 mod claim;
 mod compact;
+mod floor;
 mod folder;
 mod marks;
 mod reader;
@@ -52,6 +53,9 @@ pub const MAX_BATCH: usize = 64 << 20;
 /// What is known of a member's death is known at once: it is in this process.
 const PATIENCE: Patience = Patience { silence: None, crash: Duration::ZERO, letting_go: SESSION_TIMEOUT };
 
+/// Each time costs two syncs of small files; what was written since is guarded only once it is over.
+const FLOOR_EVERY: Duration = Duration::from_secs(5);
+
 /// How a log is to be opened.
 #[derive(Clone)]
 pub struct Options {
@@ -65,6 +69,9 @@ pub struct Options {
     /// Intake is refused when less than this is free on the disk. Half of it is kept from other
     /// plain appends, such as results, and a quarter even from commits, with which a pipeline drains.
     pub reserve: u64,
+    /// How often it is noted how far the partitions reach, so that a later opening can tell when
+    /// records have gone missing; it is noted at closing in any case.
+    pub floor_every: Duration,
     /// Called once, with the reason, when a write or a sync has failed. It should end the
     /// process, as the default does; if it returns, the log refuses everything from then on.
     pub on_fatal: fn(&str),
@@ -80,6 +87,7 @@ impl Default for Options {
             intake: BTreeSet::new(),
             max_disk: None,
             reserve: 256 << 20,
+            floor_every: FLOOR_EVERY,
             on_fatal: abort,
             before_sync: || Ok(()),
         }
@@ -102,10 +110,12 @@ fn abort(reason: &str) {
 #[derive(Clone)]
 pub struct Embedded(Arc<Shared>);
 
-/// Fields are dropped in order: the thread ends first, the folder is unlocked last.
+/// Fields are dropped in order: the writing thread ends first, so that the last note of the floor
+/// has all of it; the folder is unlocked last.
 struct Shared {
     writing: Writing,
-    topics: Topics,
+    _floor: floor::Keeper,
+    topics: Arc<Topics>,
     groups: Arc<Groups>,
     store: Store,
     lock: folder::Lock,
@@ -129,11 +139,14 @@ impl Embedded {
         let folder = folder.into();
         let lock = folder::Lock::take(&folder)?;
         let store = Store::open(&lock)?;
-        let topics = Topics::load(&lock, &store)?;
-        let writing =
-            Writing::start(&store, &topics, &folder, options).map_err(|e| lock.failed("start a thread", &e))?;
+        let topics = Arc::new(Topics::load(&lock, &store)?);
+        floor::check(&lock, &topics)?;
+        let no_thread = |e: std::io::Error| lock.failed("start a thread", &e);
+        let floor =
+            floor::Keeper::start(Arc::clone(&topics), folder.clone(), options.floor_every).map_err(no_thread)?;
+        let writing = Writing::start(&store, &topics, &folder, options).map_err(no_thread)?;
         let groups = Arc::new(Groups::new(PATIENCE));
-        Ok(Self(Arc::new(Shared { writing, topics, groups, store, lock })))
+        Ok(Self(Arc::new(Shared { writing, _floor: floor, topics, groups, store, lock })))
     }
 
     /// What `ensure` would object to, were the log in `folder` opened; it may be open elsewhere.

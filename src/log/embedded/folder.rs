@@ -1,9 +1,10 @@
 //! The folder: whose it is, who has it open, and what topics were made in it.
 //!
 //! ```text
-//! seriatim-log.json   the marker: format and topics, replaced as a whole
-//! lock                held while a process has the log open; holds its process id
-//! store/              fjall's
+//! seriatim-log.json     the marker: format and topics, replaced as a whole
+//! seriatim-floor.json   how far the partitions reach at least, replaced as a whole
+//! lock                  held while a process has the log open; holds its process id
+//! store/                fjall's
 //! ```
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::log::Cleanup;
 
 const MARKER: &str = "seriatim-log.json";
 const MARKER_NEW: &str = "seriatim-log.json.new";
+pub(super) const FLOOR: &str = "seriatim-floor.json";
 const LOCK: &str = "lock";
 const STORE: &str = "store";
 
@@ -58,6 +60,18 @@ pub enum OpenError {
         /// Which.
         folder: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// Records that were durable are not there any more.
+    #[error(
+        "{folder} has lost records that were durable: {reason}. A file in {folder}/{STORE} was cut or removed: restore \
+         the folder from a copy. To go on without those records remove {folder}/{FLOOR} and start again; lanes that \
+         miss something then wait for `seriatim lanes accept`"
+    )]
+    Lost {
+        /// Which.
+        folder: PathBuf,
+        /// Where, and how many.
         reason: String,
     },
     /// The operating system refused.
@@ -143,21 +157,30 @@ impl Lock {
     }
 
     fn write(&self, marker: &Marker) -> io::Result<()> {
-        let new = self.folder.join(MARKER_NEW);
-        let mut file = File::create(&new)?;
-        serde_json::to_writer_pretty(&mut file, marker)?;
-        file.sync_all()?;
-        std::fs::rename(new, self.folder.join(MARKER))?;
-        File::open(&self.folder)?.sync_all()
+        replace(&self.folder, MARKER, &serde_json::to_vec_pretty(marker)?)
     }
 
     pub(super) fn damaged(&self, reason: impl Into<String>) -> OpenError {
         OpenError::Damaged { folder: self.folder.clone(), reason: reason.into() }
     }
 
+    pub(super) fn lost(&self, reason: String) -> OpenError {
+        OpenError::Lost { folder: self.folder.clone(), reason }
+    }
+
     pub(super) fn failed(&self, action: &'static str, error: &io::Error) -> OpenError {
         failed(&self.folder, action, io::Error::new(error.kind(), error.to_string()))
     }
+}
+
+/// Replaces a file of the folder durably: whoever reads it finds the former or the new one, whole.
+pub(super) fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let new = folder.join(format!("{name}.new"));
+    let mut file = File::create(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(new, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 fn read_marker(folder: &Path) -> Result<Marker, OpenError> {

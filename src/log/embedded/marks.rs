@@ -89,6 +89,11 @@ impl Marks {
         Bounds { start: state.start, stable_end: state.written, end: state.written }
     }
 
+    /// The end of what a crash of the machine leaves.
+    pub(super) fn durable(&self) -> Offset {
+        self.lock().durable
+    }
+
     /// Where the next batch goes; the time is never before that of the last one.
     pub(super) fn head(&self, now: Timestamp) -> Found {
         let state = self.lock();

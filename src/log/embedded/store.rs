@@ -68,6 +68,8 @@ impl Store {
                 .manual_journal_persist(true)
                 .open()?;
             let meta = database.keyspace(META, KeyspaceCreateOptions::default)?;
+            // What a killed process wrote and did not sync is read again, and from here on it counts as durable.
+            database.persist(PersistMode::SyncData)?;
             Ok::<_, fjall::Error>(Self { database, meta })
         };
         // On some damage it panics.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use fjall::Keyspace;
 
+use super::floor::Ends;
 use super::folder::{Lock, OpenError, Shape};
 use super::marks::{Found, Marks};
 use super::store::{Store, last, words};
@@ -65,6 +66,16 @@ impl Topics {
     pub(super) fn position(&self, group: &str, of: &TopicPartition) -> Option<Offset> {
         let positions = self.positions.lock().expect("no holder of this lock panics");
         positions.get(&(group.to_owned(), of.clone())).copied()
+    }
+
+    /// How far all partitions are durable.
+    pub(super) fn ends(&self) -> Ends {
+        let mut ends: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        // In the order of topic and number, and numbers are dense.
+        for (at, marks) in &self.read().partitions {
+            ends.entry(at.topic.as_str().to_owned()).or_default().push(marks.durable().0);
+        }
+        Ends(ends)
     }
 
     /// Blocks for some syncs where there is something to make.
