@@ -28,8 +28,12 @@ fn main() {
         println!("{name:<32} {rate:>10.0} records/s");
     };
     measured("echo", 2_000_000, 1000, Arc::new(Echo));
-    let filter =
-        jq::Options { filter: ".".to_owned(), patience: std::time::Duration::from_secs(5), max_output: 1 << 20 };
+    let filter = jq::Options {
+        filter: ".".to_owned(),
+        command: [env!("CARGO_BIN_EXE_seriatim"), jq::VERB].map(str::to_owned).to_vec(),
+        patience: std::time::Duration::from_secs(5),
+        max_output: 1 << 20,
+    };
     measured("jq '.'", 200_000, 1000, Arc::new(Jq::new(filter).expect("it is a filter")));
     let address = serve();
     for concurrency in [100, 1000] {

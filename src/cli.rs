@@ -10,6 +10,7 @@ pub mod client;
 mod demo;
 mod dest;
 mod exit;
+mod jq_worker;
 mod lanes;
 mod run;
 mod send;
@@ -58,6 +59,7 @@ enum Verb {
     Dest(dest::Dest),
     Verify(verify::Verify),
     Bench(bench::Bench),
+    JqWorker(jq_worker::JqWorker),
 }
 
 impl Cli {
@@ -79,6 +81,7 @@ impl Cli {
             Verb::Dest(dest) => dest.run(&self.load()?),
             Verb::Verify(verify) => verify.run(&self.load()?),
             Verb::Bench(bench) => bench.run(&self.load()?),
+            Verb::JqWorker(worker) => worker.run(),
         }
     }
 }
@@ -108,7 +111,8 @@ mod tests {
 
     #[test]
     fn every_verb_shows_an_example_before_anything_else() {
-        for verb in Cli::command().get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let command = Cli::command();
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help" && !verb.is_hide_set()) {
             let help = verb.get_before_help().unwrap_or_default().to_string();
             assert!(help.contains(&format!("seriatim {}", verb.get_name())), "{} has no example", verb.get_name());
         }

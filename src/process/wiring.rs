@@ -100,6 +100,14 @@ pub(super) fn work_options(config: &Config) -> work::Options {
     }
 }
 
+/// The program that runs, even where its file has been replaced or removed meanwhile.
+fn this_program() -> String {
+    const RUNNING: &str = "/proc/self/exe";
+    let named = || std::env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+    let found = if std::path::Path::new(RUNNING).exists() { None } else { named() };
+    found.unwrap_or_else(|| RUNNING.to_owned())
+}
+
 /// Who works on records. Programs are started only where this process has the role.
 pub(super) fn processor(config: &Config, roles: &Roles) -> Result<Arc<dyn Processor>, Error> {
     if !roles.contains(&Role::Work) {
@@ -120,7 +128,8 @@ pub(super) fn processor(config: &Config, roles: &Roles) -> Result<Arc<dyn Proces
     if let Some(filter) = &work.jq {
         // Ends before the attempt does, so that the failure says that it was the filter.
         let patience = work.timeout.get().mul_f64(0.9);
-        let options = work::jq::Options { filter: filter.clone(), patience, max_output };
+        let command = vec![this_program(), work::jq::VERB.to_owned()];
+        let options = work::jq::Options { filter: filter.clone(), command, patience, max_output };
         return Ok(Arc::new(Jq::new(options).map_err(|error| Error::Worker(error.to_string()))?));
     }
     Ok(match &work.builtin {

@@ -10,6 +10,7 @@ use jaq_json::write::{Pp, write};
 use jaq_json::{Val, read};
 use serde::de::IgnoredAny;
 
+use super::wire::JSON;
 use crate::work::processor::{Answer, Failure, Output};
 
 /// A compiled filter.
@@ -21,8 +22,6 @@ const MAX_DEPTH: usize = 512;
 
 /// No message becomes more outputs than that.
 const MAX_OUTPUTS: usize = 10_000;
-
-const JSON: &[u8] = b"application/json";
 
 /// Compiles a filter; else says what is wrong with it, and at which character.
 pub(super) fn compile(code: &str) -> Result<Filter, String> {
