@@ -18,7 +18,7 @@ pub mod push;
 use std::fmt;
 
 pub use batch::{Batch, BatchBuilder, Corrupt, RecordRef};
-pub use contract::{BatchItem, Malformed, OutputHeaders, ResultHeaders, Status, destinations, error_json};
+pub use contract::{BatchItem, EventMark, Malformed, OutputHeaders, ResultHeaders, Status, destinations, error_json};
 pub use headers::{HeaderWriter, Headers, Name};
 
 /// A record's position in its partition. Strictly increasing, never dense: transaction markers,

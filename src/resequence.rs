@@ -63,6 +63,15 @@ pub enum OnFailure {
     Skip,
 }
 
+/// Which events of batches go to a destination, as outputs do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchEvents {
+    /// The destination's name. Events of one that is not there are passed over, on the record.
+    pub destination: String,
+    /// Whether the end of each item is among them.
+    pub items: bool,
+}
+
 /// How a resequencer works.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -86,6 +95,8 @@ pub struct Options {
     pub max_output: usize,
     /// How many items of a batch are out at once where its start does not say. Default 100.
     pub batch_window: u32,
+    /// Who gets the events of batches, beside the events topic. Default: nobody.
+    pub batch_events: Option<BatchEvents>,
 }
 
 impl Default for Options {
@@ -100,6 +111,7 @@ impl Default for Options {
             identities: 100_000,
             max_output: 1 << 20,
             batch_window: 100,
+            batch_events: None,
         }
     }
 }

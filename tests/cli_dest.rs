@@ -8,11 +8,17 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use program::{Folder, Pipeline};
 
-/// Answers every push with the status of the moment; counts those it took.
+/// More pushes than any test here makes.
+const MOST_BODIES: usize = 1_000;
+
+/// Answers every push with the status of the moment; counts those it took, and hands them on.
 struct Receiver {
+    bodies: std::sync::mpsc::Receiver<String>,
     url: String,
     status: Arc<AtomicU16>,
     taken: Arc<AtomicUsize>,
@@ -24,18 +30,19 @@ impl Receiver {
         let url = format!("http://{}/", listener.local_addr().expect("it listens"));
         let (status, taken) = (Arc::new(AtomicU16::new(status)), Arc::new(AtomicUsize::new(0)));
         let (now, count) = (status.clone(), taken.clone());
+        let (to, bodies) = sync_channel(MOST_BODIES);
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                let (now, count) = (now.clone(), count.clone());
-                std::thread::spawn(move || serve(&connection, &now, &count));
+                let (now, count, to) = (now.clone(), count.clone(), to.clone());
+                std::thread::spawn(move || serve(&connection, &now, &count, &to));
             }
         });
-        Self { url, status, taken }
+        Self { url, status, taken, bodies }
     }
 }
 
 /// Until the other side has had enough.
-fn serve(connection: &TcpStream, status: &AtomicU16, taken: &AtomicUsize) -> Option<()> {
+fn serve(connection: &TcpStream, status: &AtomicU16, taken: &AtomicUsize, to: &SyncSender<String>) -> Option<()> {
     let mut from = BufReader::new(connection);
     loop {
         let mut length = 0;
@@ -53,6 +60,8 @@ fn serve(connection: &TcpStream, status: &AtomicU16, taken: &AtomicUsize) -> Opt
         from.read_exact(&mut body).ok()?;
         let status = status.load(Ordering::SeqCst);
         taken.fetch_add(usize::from(status == 200), Ordering::SeqCst);
+        // A test that is over, or looks at the count alone, does not read it.
+        let _ = to.try_send(String::from_utf8(body).ok()?);
         write!(&mut &*connection, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").ok()?;
     }
 }
@@ -108,4 +117,40 @@ fn refused_items_are_told_retried_and_skipped_and_a_pause_holds() {
     assert_eq!(receiver.taken.load(Ordering::SeqCst), 1);
     assert_eq!(pipeline.run(&["dest", "resume", "nowhere", "--reason", "x"]).code, 3);
     assert_eq!(pipeline.run(&["dest", "retry", "default", "7", "--reason", "x"]).code, 3);
+}
+
+/// How long a batch of a moment may take; the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn events_of_batches_are_pushed_and_all_done_comes_last() {
+    let (folder, receiver) = (Folder::new(), Receiver::start(200));
+    let push = "SERIATIM_DESTINATIONS__HOOKS__PUSH__HTTP__";
+    let (url, private) = (format!("{push}URL"), format!("{push}ALLOW_PRIVATE"));
+    let pipeline = Pipeline::start(
+        &folder,
+        &[
+            (&url, &receiver.url),
+            (&private, "true"),
+            ("SERIATIM_BATCH__EVENTS", "hooks"),
+            ("SERIATIM_BATCH__ITEM_EVENTS", "true"),
+            ("SERIATIM_WORK__JQ", "if .index == 3 then error(\"told to\") else {index} end"),
+        ],
+    );
+    let submitted = pipeline.run(&["batch", "submit", "--count", "20", "--window", "5", "--id", "b", "--watch"]);
+    assert_eq!(submitted.code, 6, "{}", submitted.err);
+    let mut pushed = Vec::new();
+    while pushed.last().is_none_or(|event: &serde_json::Value| event["type"] != "WorkAllDone") {
+        let body = receiver.bodies.recv_timeout(PATIENCE).expect("all done is pushed");
+        pushed.push(serde_json::from_str(&body).expect("events are JSON"));
+    }
+    let counts = &pushed[pushed.len() - 1]["counts"];
+    assert_eq!((&counts["succeeded"], &counts["failed"]), (&19.into(), &1.into()));
+    let mut items: Vec<_> = pushed.iter().filter_map(|event| event["index"].as_u64()).collect();
+    items.sort_unstable();
+    assert_eq!(items, (0..20).collect::<Vec<_>>(), "each item ended once");
+    until_it_says(&pipeline, &["dest"], "pushed below 21, 0 behind");
+    let verified = pipeline.run(&["verify"]);
+    assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+    assert_eq!(receiver.taken.load(Ordering::SeqCst), 21);
 }

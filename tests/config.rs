@@ -42,6 +42,8 @@ fn companions(key: &str) -> &'static str {
         "ingress.tls.client_ca_file" => "ingress.tls.certificate_file = 'c'\ningress.tls.key_file = 'k'",
         "ingress.quota.messages" => "ingress.quota.per = '1h'",
         "ingress.quota.per" => "ingress.quota.messages = 7",
+        "batch.events" => "destinations.hooks.topic = 'h'",
+        "batch.item_events" => "batch.events = 'default'",
         "work.exec.processes" => "work.exec.command = ['true']",
         "destinations.billing.push.http" | "destinations.billing.push.http.url" | "destinations.billing.push.tcp" => "",
         "destinations.billing.push.tcp.address" => {

@@ -14,7 +14,7 @@ use super::scan::Scan;
 use crate::log::{Error, Log};
 use crate::record::cursor::{Unreadable, decode};
 use crate::record::ledger::{LedgerEntry, LedgerRecord, Outcome};
-use crate::record::{Offset, Partition, RecordRef, check};
+use crate::record::{Name, Offset, Partition, RecordRef, check};
 use claims::{DeadLetters, Results};
 
 /// Audits one lane.
@@ -50,14 +50,15 @@ pub(super) async fn audit(
 /// An input record at or above the frontier.
 #[derive(Debug)]
 struct Slot {
-    check: u32,
+    /// That of its results; `None` for an event of a batch, on which nobody works.
+    check: Option<u32>,
     /// Its final outcome, once the ledger has told.
     outcome: Option<Outcome>,
 }
 
 struct Lane {
     number: Partition,
-    input: Scan<(Offset, u32)>,
+    input: Scan<(Offset, Option<u32>)>,
     ledger: Scan<(Offset, Result<LedgerRecord, Unreadable>)>,
     results: Results,
     dead_letters: DeadLetters,
@@ -73,8 +74,8 @@ struct Lane {
     torn: bool,
 }
 
-fn input(record: RecordRef<'_>) -> (Offset, u32) {
-    (record.offset, check(&record))
+fn input(record: RecordRef<'_>) -> (Offset, Option<u32>) {
+    (record.offset, record.headers.get(Name::Event).is_none().then(|| check(&record)))
 }
 
 fn ledger(record: RecordRef<'_>) -> (Offset, Result<LedgerRecord, Unreadable>) {

@@ -159,6 +159,10 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
         memory: share.max(RESULTS_MIN * max_output),
         deadline: config.work.deadline.get(),
         batch_window: config.batch.window.get(),
+        batch_events: config.batch.events.as_ref().map(|destination| resequence::BatchEvents {
+            destination: destination.to_string(),
+            items: config.batch.item_events,
+        }),
         fan_out: config.work.fan_out,
         max_output,
         ..Default::default()

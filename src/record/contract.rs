@@ -243,6 +243,32 @@ impl fmt::Display for BatchItem<'_> {
     }
 }
 
+/// The value of the `seriatim-event` header of an input record that is no work: an event of a
+/// batch, on its way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventMark<'a> {
+    /// The epoch of the owner that wrote it, and its number among those of that owner and lane.
+    pub id: (u64, u64),
+    /// Its type, a word of the contract.
+    pub kind: &'a str,
+}
+
+impl<'a> EventMark<'a> {
+    /// `None` where it is not of that form.
+    #[must_use]
+    pub fn decode(header: &'a str) -> Option<Self> {
+        let (epoch, rest) = header.split_once(':')?;
+        let (number, kind) = rest.split_once(':')?;
+        Some(Self { id: (decimal(epoch)?, decimal(number)?), kind })
+    }
+}
+
+impl fmt::Display for EventMark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.id.0, self.id.1, self.kind)
+    }
+}
+
 /// A source, for those who build one from numbers.
 impl From<(Partition, Offset)> for Source {
     fn from((lane, offset): (Partition, Offset)) -> Self {
@@ -316,6 +342,14 @@ mod tests {
         assert_eq!(BatchItem::decode(&item.to_string()), Some(item));
         assert_eq!(BatchItem::decode("3:1"), None);
         assert_eq!(BatchItem::decode(":3:1"), None);
+    }
+
+    #[test]
+    fn event_marks_round_trip() {
+        let mark = EventMark { id: (3, 17), kind: "WorkAllDone" };
+        assert_eq!(EventMark::decode(&mark.to_string()), Some(mark));
+        assert_eq!(EventMark::decode("3:WorkAllDone"), None);
+        assert_eq!(EventMark::decode("-3:1:x"), None);
     }
 
     #[test]

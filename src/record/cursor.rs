@@ -73,6 +73,9 @@ pub struct LaneCursor {
     pub batches: u64,
     /// The lowest offset of uploaded items that a batch which has not ended still needs, if any.
     pub batch_items: Option<u64>,
+    /// Events of batches that are in the input, on their way to a destination, and not released: runs
+    /// `(epoch, first number, how many)`.
+    pub events: Vec<(u64, u64, u64)>,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
 }

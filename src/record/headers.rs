@@ -68,6 +68,8 @@ names! {
     TraceParent = 16 "traceparent";
     /// Which verb, verdict or kind of record this is, on the internal topics.
     Kind = 17 "seriatim-kind";
+    /// `EPOCH:NUMBER:TYPE` of a batch's event that is on its way to a destination.
+    Event = 18 "seriatim-event";
 }
 
 /// A record's headers, borrowed; where a name occurs twice the last counts, as with Kafka's `lastHeader`.

@@ -2,11 +2,11 @@
 
 use crate::order::{Admission, Verdict, Violated};
 use crate::record::ledger::Identity;
-use crate::record::{Name, Offset, RecordRef, Round, check, error_json};
+use crate::record::{EventMark, Name, Offset, RecordRef, Round, check, error_json};
 
 use super::entry::{Entry, Item, Outcome};
 use super::lane::LaneState;
-use super::scope::item_groups;
+use super::scope::{event_groups, item_groups};
 
 impl LaneState {
     /// Admits fetched input while there is room.
@@ -60,16 +60,18 @@ impl LaneState {
             Ok(mask) => (mask, None),
             Err(unknown) => (0, Some(Outcome::Refused(error_json("unknown-destination", unknown)))),
         };
-        let item = Item::of(record);
-        match &item {
-            None => self.scope.groups(record, mask, &mut self.groups),
-            Some(_) => item_groups(record, &mut self.groups),
+        let event = record.headers.text(Name::Event).and_then(EventMark::decode);
+        let item = if event.is_some() { None } else { Item::of(record) };
+        match (&item, &event) {
+            (None, None) => self.scope.groups(record, mask, &mut self.groups),
+            (Some(_), _) => item_groups(record, &mut self.groups),
+            (None, Some(event)) => event_groups(event, record, &mut self.groups),
         }
         let identity = record.headers.get(Name::Id).map(|id| Identity::of(id, record.value));
         let (identity, repeated) = self.judge_identity(offset, identity)?;
         let round = self.rounds.get(&offset).copied().unwrap_or_default();
         // What could not be worked on at first may be by now, where an operator has had a say.
-        let outcome = repeated.or(refused.filter(|_| round == Round(0)));
+        let outcome = repeated.or(refused.filter(|_| round == Round(0) && event.is_none()));
         let settled = outcome.is_some();
         let entry = Entry {
             check: check(record),
@@ -79,6 +81,7 @@ impl LaneState {
             key: record.key.map(Into::into),
             identity: identity.map(Box::new),
             item: item.map(Box::new),
+            event: event.map(|event| event.id),
             outcome,
             retrying: None,
             sent: None,
@@ -102,6 +105,7 @@ impl LaneState {
             }
             if !settled {
                 self.claim_item(offset);
+                self.claim_event(record);
             }
         }
         Ok(())

@@ -28,6 +28,7 @@
 //!    record. Where both are read after that, the first takes the place and the second is a repeat.
 
 mod active;
+mod events;
 mod load;
 mod out;
 mod upload;
@@ -49,6 +50,7 @@ use super::Options;
 use super::entry::{Entry, Item, Outcome};
 use super::lane::LaneState;
 use active::{Active, Answer};
+use events::Events;
 use out::Out;
 pub(super) use upload::ItemsWanted;
 
@@ -61,6 +63,9 @@ const MOST_START_BYTES: usize = 64 << 20;
 
 /// How many batches that ended are remembered: for their status, and so that their ids stay taken.
 const ENDED_KEPT: usize = 1_000;
+
+/// Bytes of a reason or a refusal that are kept, so that states stay small and events fit.
+const LONGEST_TEXT: usize = 500;
 
 /// The batches of one lane. Empty it costs a reader that waits, and nothing else.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    fn new(lane: Partition, topics: &Topics, options: &Options, position: Offset) -> Self {
+    fn new(lane: Partition, topics: &Topics, options: &Options, position: Offset, events: Events) -> Self {
         Self {
             lane,
             lanes: topics.lanes,
@@ -95,7 +100,7 @@ impl Batches {
             read_to: position,
             position,
             refilled: None,
-            out: Out::new(lane),
+            out: Out::new(lane, events),
             metrics: None,
         }
     }
@@ -135,6 +140,11 @@ impl Batches {
         if let Err(reason) = active.items_read(wanted, fetched) {
             self.happen(&wanted.id, Event::Abort { reason: format!("its items cannot be read: {reason}") }, None);
         }
+    }
+
+    /// Events in the input that are not released, for the cursor.
+    pub(super) fn pending_events(&self) -> Vec<(u64, u64, u64)> {
+        self.out.events.runs()
     }
 
     /// Whether something has to be committed.
@@ -179,7 +189,7 @@ impl Batches {
         if let Err(detail) = refusal {
             let id = String::from_utf8_lossy(record.key.unwrap_or_default());
             tracing::warn!(lane = %self.lane, offset = %record.offset, %id, detail, "a batch's command is refused");
-            self.out.refused(&id, &detail);
+            self.out.refused(&id, &shortened(&detail));
         }
     }
 
@@ -214,7 +224,7 @@ impl Batches {
         self.out.changed(&id);
         let event = match command.clone() {
             Command::Start(_) => return Ok(()),
-            Command::Cancel { reason, .. } => Event::Cancel { reason },
+            Command::Cancel { reason, .. } => Event::Cancel { reason: reason.map(|reason| shortened(&reason)) },
             Command::Pause { .. } => Event::Pause,
             Command::Resume { .. } => Event::Resume,
             Command::Retry { which, .. } => Event::Retry(which),
@@ -361,9 +371,27 @@ impl LaneState {
         let _ = self.order.resolve(offset);
     }
 
+    /// A record of the input that is an event leaves as it is, if the owner has sent it here.
+    pub(super) fn claim_event(&mut self, record: &RecordRef<'_>) {
+        let offset = record.offset;
+        let Some(id) = self.order.entry(offset).and_then(|entry| entry.event) else { return };
+        // Observers take the owner's word for it.
+        let claimed = self.batches.as_deref_mut().is_none_or(|batches| batches.out.events.claim(id, offset));
+        if claimed {
+            self.settle_item(offset, Outcome::Event(single(record)));
+        } else {
+            let reason = error_json("no-such-event", "no owner has sent this event, or it was sent before");
+            self.pass_over(offset, Outcome::Withdrawn(reason));
+        }
+    }
+
     /// A record has left with this outcome; without one it was sent.
     pub(super) fn item_left(&mut self, entry: &Entry, offset: Offset, outcome: Option<&Left>) {
-        let (Some(item), Some(batches)) = (&entry.item, self.batches.as_deref_mut()) else { return };
+        let Some(batches) = self.batches.as_deref_mut() else { return };
+        if let Some(id) = entry.event {
+            batches.out.events.left(id, offset);
+        }
+        let Some(item) = &entry.item else { return };
         let error = match outcome {
             None | Some(Left::Sent(_) | Left::Empty) => None,
             Some(Left::Skipped(error) | Left::DeadLettered(error)) => Some(error.as_str()),
@@ -375,4 +403,16 @@ impl LaneState {
         };
         batches.answered(item, &Answer { source: offset, result, error });
     }
+}
+
+/// A record of its own, at its place.
+fn single(record: &RecordRef<'_>) -> Batch {
+    let (at, mut builder) = ((record.offset, record.timestamp), BatchBuilder::default());
+    builder.push_at(at, at, record.key, record.value, |to| to.put_all(record.headers));
+    builder.finish_at(record.offset, record.timestamp)
+}
+
+/// At most so much of what strangers wrote is kept in states and events.
+fn shortened(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST_TEXT)].to_owned()
 }

@@ -24,6 +24,8 @@ pub struct Entry {
     pub identity: Option<Box<Identity>>,
     /// The batch's item that it is, where it is one.
     pub item: Option<Box<Item>>,
+    /// The event of a batch that it is, where it is one: nobody works on it.
+    pub event: Option<(u64, u64)>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// The last attempt that failed and is followed by another.
@@ -64,6 +66,8 @@ pub enum Outcome {
     KeyReused(Offset),
     /// It could not be worked on at all: an error as JSON.
     Refused(String),
+    /// It is an event of a batch and leaves as it is: the one record.
+    Event(Batch),
     /// An item that its batch does not wait for, or no longer: its place is passed over, for this
     /// reason as JSON.
     Withdrawn(String),
@@ -89,8 +93,14 @@ impl Entry {
         match self.outcome.as_ref()? {
             Outcome::Result(answer) => answer.error.as_deref().map(ToOwned::to_owned),
             Outcome::Refused(error) => Some(error.clone()),
-            Outcome::KeyReused(_) | Outcome::Duplicate(_) | Outcome::Withdrawn(_) => None,
+            Outcome::KeyReused(_) | Outcome::Duplicate(_) | Outcome::Withdrawn(_) | Outcome::Event(_) => None,
         }
+    }
+
+    /// Whether it belongs to a batch: then it has groups of its own, and is never held back in the
+    /// lane because it failed.
+    pub(super) const fn is_of_batch(&self) -> bool {
+        self.item.is_some() || self.event.is_some()
     }
 }
 

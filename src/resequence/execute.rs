@@ -56,7 +56,7 @@ impl LaneState {
         let entry = self.order.entry_mut(offset)?;
         // How a repeat ends follows from the input alone: no result counts for it, so no verb either.
         let is_repeat =
-            matches!(entry.outcome, Some(Outcome::Duplicate(_) | Outcome::KeyReused(_) | Outcome::Withdrawn(_)));
+            matches!(&entry.outcome, Some(outcome) if !matches!(outcome, Outcome::Result(_) | Outcome::Refused(_)));
         if entry.round != Round(seen) || is_repeat {
             return None;
         }

@@ -62,8 +62,14 @@ impl<'a> Outputs<'a> {
             Some(named) => rules.named(named).map_err(|e| error_json("unknown-destination", e))?,
             None => rules.unnamed().map_err(|e| error_json("unknown-destination", e))?,
         };
-        rules.fits(record.size()).map_err(|e| error_json("output-too-large", e))?;
+        fits(record.size(), rules.max_output).map_err(|e| error_json("output-too-large", e))?;
         Ok(Self::Same { value, destinations })
+    }
+
+    /// The outputs of a record that leaves as it is.
+    pub(super) fn unworked(record: &RecordRef<'a>, destinations: u64, max_output: usize) -> Result<Self, String> {
+        fits(record.size(), max_output).map_err(|e| error_json("output-too-large", e))?;
+        Ok(Self::Same { value: record.value.unwrap_or_default(), destinations })
     }
 
     fn several(value: &[u8], rules: Rules<'_>) -> Result<Vec<Output>, String> {
@@ -121,13 +127,13 @@ impl Rules<'_> {
         let OutputJson { key, headers, .. } = json;
         let headers: Vec<_> = headers.into_iter().collect();
         let named: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.fits(value.len() + key.as_ref().map_or(0, String::len) + named)?;
+        fits(value.len() + key.as_ref().map_or(0, String::len) + named, self.max_output)?;
         Ok(Output { destinations, key, headers, content_type, value })
     }
+}
 
-    fn fits(&self, size: usize) -> Result<(), String> {
-        if size <= self.max_output { Ok(()) } else { Err(format!("{size} bytes, the limit is {}", self.max_output)) }
-    }
+fn fits(size: usize, most: usize) -> Result<(), String> {
+    if size <= most { Ok(()) } else { Err(format!("{size} bytes, the limit is {most}")) }
 }
 
 impl Written<'_> {

@@ -67,7 +67,7 @@ impl LaneState {
     #[must_use]
     pub fn failure(&self, entry: &Entry) -> Option<String> {
         match turn(entry, &self.destinations, self.scope_allows(entry), self.options.max_output) {
-            _ if entry.item.is_some() => None,
+            _ if entry.is_of_batch() => None,
             Turn::Fail { error, dead_letter: false } => Some(error),
             _ => entry.failure(),
         }
@@ -122,7 +122,7 @@ impl LaneState {
                 Ok(())
             }
             // Holding a failed item back is its batch's affair: its place in the lane is taken at once.
-            Turn::Fail { error, .. } if entry.item.is_some() => self.leave(part, Some(Left::Skipped(error))),
+            Turn::Fail { error, .. } if entry.is_of_batch() => self.leave(part, Some(Left::Skipped(error))),
             Turn::Fail { error, dead_letter } => {
                 let policy = if dead_letter { OnFailure::DeadLetter } else { self.options.on_failure };
                 self.fail(part, error, policy)
@@ -202,7 +202,7 @@ impl LaneState {
     }
 
     fn scope_allows(&self, entry: &Entry) -> Option<u64> {
-        (self.scope == Scope::Destination && entry.item.is_none()).then_some(entry.destinations)
+        (self.scope == Scope::Destination && !entry.is_of_batch()).then_some(entry.destinations)
     }
 
     /// Takes what was gathered as the appends of one commit, without the cursor.
@@ -243,6 +243,11 @@ fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<u64>,
             return Turn::Fail { error: error_json("key-reused", detail), dead_letter: true };
         }
         Some(Outcome::Refused(error)) => return fail(error.clone()),
+        Some(Outcome::Event(event)) => {
+            let Some(record) = event.first() else { return Turn::Recall };
+            let outputs = Outputs::unworked(&record, entry.destinations, max_output);
+            return outputs.map_or_else(fail, |outputs| Turn::Send(record, outputs));
+        }
         Some(Outcome::Withdrawn(error)) => return Turn::Leave(Left::Skipped(error.clone())),
         // Only resolved records are ever ready.
         None => return Turn::Recall,

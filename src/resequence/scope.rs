@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::order::Group;
-use crate::record::{Name, RecordRef, destinations};
+use crate::record::batches::EventType;
+use crate::record::{EventMark, Name, RecordRef, destinations};
 
 use super::destinations::{MOST_DESTINATIONS, numbers};
 
@@ -53,6 +54,15 @@ impl Scope {
 pub(super) fn item_groups(record: &RecordRef<'_>, groups: &mut Vec<Group>) {
     groups.clear();
     groups.extend(record.key.map(|key| group_of(Some(&[b"seriatim-batch:", key].concat()))));
+}
+
+/// The groups of a batch's event: that of the items of an ordered batch, so that it comes after
+/// their outputs; none where it has to be told at once.
+pub(super) fn event_groups(event: &EventMark<'_>, record: &RecordRef<'_>, groups: &mut Vec<Group>) {
+    groups.clear();
+    if EventType::is_in_order(event.kind) {
+        item_groups(record, groups);
+    }
 }
 
 /// The groups of a record that names an unknown destination: one for each name, in the order of

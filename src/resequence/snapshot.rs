@@ -34,6 +34,7 @@ impl LaneState {
             suppressed: self.suppressed.clone(),
             batches: self.batches.as_ref().map_or(0, |batches| batches.position().0),
             batch_items: self.batches.as_ref().and_then(|batches| batches.needed_items()),
+            events: self.batches.as_ref().map_or_else(Vec::new, |batches| batches.pending_events()),
             halted: self.halted.clone(),
         }
     }

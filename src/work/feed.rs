@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::answered::Answered;
 use crate::log::{Fetched, TopicPartition};
-use crate::record::{Batch, Offset, Partition, RecordRef, ResultHeaders, Round, Source, check};
+use crate::record::{Batch, Name, Offset, Partition, RecordRef, ResultHeaders, Round, Source, check};
 
 /// A partition is read ahead by this at most, or by one batch: enough to keep a core busy between
 /// two reads, and little where hundreds of partitions are assigned.
@@ -164,6 +164,10 @@ impl Feed {
     }
 
     fn of_lane(state: &mut LaneState, lane: Partition, record: &RecordRef<'_>) -> Option<(Offset, Source, u32, Round)> {
+        if record.headers.get(Name::Event).is_some() {
+            // An event of a batch, which the owner sends on.
+            return None;
+        }
         let check = check(record);
         // Nothing below is asked for again.
         while state.answered.first().is_some_and(|(offset, _)| *offset < record.offset) {

@@ -49,6 +49,7 @@ pub(crate) fn check(rig: &Rig) {
         }
     }
     check_every_output_once(rig);
+    check_events_sent(rig);
 }
 
 fn check_batch(rig: &Rig, id: &str, total: u64) {
@@ -100,6 +101,37 @@ fn check_order(rig: &Rig, id: &str) {
             before = Some(source);
         }
     }
+}
+
+/// A destination that gets events gets each once, in the order of the events topic for each batch
+/// but for those that are told at once.
+fn check_events_sent(rig: &Rig) {
+    let asked = rig.plan.options.batch_events.as_ref();
+    let wanted = |event: &Value| match event["type"].as_str() {
+        Some("WorkOrderCompleted") => asked.is_some_and(|asked| asked.items),
+        _ => asked.is_some(),
+    };
+    let events = |topic| {
+        let all = rig.all(topic).into_iter().map(|(_, stored)| stored.value.expect("it has a body"));
+        let all = all.filter_map(|value| serde_json::from_slice::<Value>(&value).ok());
+        let (ordered, at_once): (Vec<_>, Vec<_>) = all
+            .filter(&wanted)
+            .partition(|event| event["type"] == "WorkOrderCompleted" || event["type"] == "WorkAllDone");
+        (ordered, at_once)
+    };
+    let (told, sent) = (events(&rig.topics.events), events(&rig.topics.destinations["b"]));
+    for asked in &rig.plan.batches {
+        let of = |events: &[Value]| -> Vec<Value> {
+            events.iter().filter(|event| event["id"] == *asked.id).cloned().collect()
+        };
+        assert_eq!(of(&sent.0), of(&told.0), "{}: events are sent in their order, each once", asked.id);
+    }
+    let sorted = |events: &[Value]| {
+        let mut texts: Vec<String> = events.iter().map(Value::to_string).collect();
+        texts.sort_unstable();
+        texts
+    };
+    assert_eq!(sorted(&sent.1), sorted(&told.1), "what is told at once is sent once");
 }
 
 fn check_every_output_once(rig: &Rig) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use seriatim::log::memory::Faults;
-use seriatim::resequence::{OnFailure, Options};
+use seriatim::resequence::{BatchEvents, OnFailure, Options};
 
 /// One run, as its seed has drawn it.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ impl Plan {
             deadline: Duration::from_millis(rng.u64(200..20_000)),
             batch_window: 5,
             fan_out: rng.bool(),
+            batch_events: rng.bool().then(|| BatchEvents { destination: "b".to_owned(), items: rng.bool() }),
             ..Options::default()
         };
         let faults = if rng.bool() { Faults::mixed(&mut rng) } else { Faults::default() };

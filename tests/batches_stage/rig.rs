@@ -209,7 +209,8 @@ impl Rig {
 
     /// `WorkAllDone` is never to be seen before the last output is.
     fn say_done_only_after_the_outputs(&self) {
-        let done = self.all(&self.topics.events).into_iter().filter_map(|(_, stored)| event(&stored, "WorkAllDone"));
+        let told = [&self.topics.events, &self.topics.destinations["b"]].map(|topic| self.all(topic));
+        let done = told.into_iter().flatten().filter_map(|(_, stored)| event(&stored, "WorkAllDone"));
         for event in done {
             let id = event["id"].as_str().expect("it has one");
             let succeeded = event["counts"]["succeeded"].as_u64().expect("it counts");

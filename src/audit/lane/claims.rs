@@ -20,7 +20,7 @@ impl Lane {
         at: Offset,
         offset: u64,
         outcome: &Outcome,
-        check: u32,
+        check: Option<u32>,
         report: &mut Report,
     ) -> Result<(), Error> {
         match outcome {
@@ -73,7 +73,14 @@ impl Lane {
         Ok(())
     }
 
-    async fn claim_result(&mut self, at: Offset, offset: u64, check: u32, report: &mut Report) -> Result<(), Error> {
+    async fn claim_result(
+        &mut self,
+        at: Offset,
+        offset: u64,
+        check: Option<u32>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let Some(check) = check else { return Ok(()) };
         match self.results.claim(offset, check).await? {
             Some(true) => {}
             None => report.unjudged += 1,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DestinationName;
 use crate::record::batches::StartProcessing;
 
 /// How staggered batches are run where their start does not say.
@@ -10,6 +11,10 @@ use crate::record::batches::StartProcessing;
 pub struct Batch {
     /// Items generated and not finished at once, of each batch.
     pub window: Window,
+    /// The destination that gets the events of batches as it gets outputs; nobody where it is not given.
+    pub events: Option<DestinationName>,
+    /// Whether the end of each item is among these events.
+    pub item_events: bool,
 }
 
 /// A window that a batch may have.

@@ -18,6 +18,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     log(&config.log, config.destinations.len() as u64, &mut found);
     work(&config.work, &mut found);
     order(&config.order, config.ingress.max_body.get(), &mut found);
+    batch(config, &mut found);
     destinations(config, &mut found);
     topics(config, &mut found);
     ports(config, &mut found);
@@ -115,6 +116,19 @@ fn order(order: &Order, max_body: u64, found: &mut Vec<Problem>) {
     if order.memory.get() < max_body {
         let reason = format!("{} cannot hold one message of ingress.max_body, which is {max_body}B", order.memory);
         found.push(Problem::at("order.memory", reason));
+    }
+}
+
+fn batch(config: &Config, found: &mut Vec<Problem>) {
+    match &config.batch.events {
+        Some(name) if !config.destinations.contains_key(name) => {
+            let reason = format!("there is no destination {name}: give it a section, [destinations.{name}]");
+            found.push(Problem::at("batch.events", reason));
+        }
+        None if config.batch.item_events => {
+            found.push(Problem::at("batch.item_events", "there is nobody to get them: name one in batch.events"));
+        }
+        _ => {}
     }
 }
 

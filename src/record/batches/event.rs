@@ -9,6 +9,39 @@ use serde_json::{Value, json};
 use super::{BatchState, Completion, Counts, ItemStatus, Phase};
 use crate::record::Source;
 
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// An item has ended, or failed for now.
+    WorkOrderCompleted,
+    /// A batch cannot go on by itself.
+    BatchStalled,
+    /// A command was refused.
+    CommandRefused,
+    /// Everything is done.
+    WorkAllDone,
+}
+
+impl EventType {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WorkOrderCompleted => "WorkOrderCompleted",
+            Self::BatchStalled => "BatchStalled",
+            Self::CommandRefused => "CommandRefused",
+            Self::WorkAllDone => "WorkAllDone",
+        }
+    }
+
+    /// Whether one that is so called has its place among the others of its batch; else it is told at
+    /// once, because what the others wait for may be what it is about.
+    #[must_use]
+    pub fn is_in_order(kind: &str) -> bool {
+        [Self::WorkOrderCompleted, Self::WorkAllDone].iter().any(|ordered| ordered.as_str() == kind)
+    }
+}
+
 /// The body of an item: what a worker works on. `item` is JSON.
 #[must_use]
 pub fn work_order(id: &str, index: u64, round: u32, item: &str) -> String {
@@ -26,7 +59,7 @@ pub fn work_order_completed(
     result: Option<u64>,
     error: Option<&str>,
 ) -> String {
-    let mut event = json!({"type": "WorkOrderCompleted", "id": id, "index": index, "round": round, "status": status});
+    let mut event = json!({"type": EventType::WorkOrderCompleted.as_str(), "id": id, "index": index, "round": round, "status": status});
     if let Some(source) = source {
         event["source"] = json!(source.to_string());
     }
@@ -48,7 +81,7 @@ pub fn all_done(id: &str, state: &BatchState, item: Option<&str>) -> String {
     };
     let counts: Counts = state.counts();
     let mut event = json!({
-        "type": "WorkAllDone",
+        "type": EventType::WorkAllDone.as_str(),
         "id": id,
         "status": status,
         "counts": counts,
@@ -84,13 +117,13 @@ pub fn time(millis: i64) -> String {
 /// A batch cannot go on by itself; `blocked_by` are the items that it waits for.
 #[must_use]
 pub fn stalled(id: &str, blocked_by: &[u64]) -> String {
-    json!({"type": "BatchStalled", "id": id, "blockedBy": blocked_by}).to_string()
+    json!({"type": EventType::BatchStalled.as_str(), "id": id, "blockedBy": blocked_by}).to_string()
 }
 
 /// A command was refused.
 #[must_use]
 pub fn refused(id: &str, detail: &str) -> String {
-    json!({"type": "CommandRefused", "id": id, "detail": detail}).to_string()
+    json!({"type": EventType::CommandRefused.as_str(), "id": id, "detail": detail}).to_string()
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::upload::{ItemsWanted, Uploaded};
 use crate::log::Fetched;
 use crate::order::batch::{self, Action, Event};
 use crate::record::batches::{
-    BatchRecord, BatchState, ItemStatus, Items, StartProcessing, all_done, stalled, work_order, work_order_completed,
+    BatchRecord, BatchState, EventType, ItemStatus, Items, StartProcessing, all_done, stalled, work_order,
+    work_order_completed,
 };
 use crate::record::{Offset, Round, Timestamp};
 
@@ -162,15 +163,16 @@ impl Active {
                 let source = answer.map(|answer| out.source(answer.source));
                 let result = answer.and_then(|answer| answer.result).map(|result| result.0);
                 let error = answer.and_then(|answer| answer.error);
-                out.event(id, &work_order_completed(id, (index, round.0), status, source, result, error));
+                let event = work_order_completed(id, (index, round.0), status, source, result, error);
+                out.event(EventType::WorkOrderCompleted, id, &event);
             }
             Action::Withdraw { index } => out.withdrawn.extend(self.claims.remove(&index)),
             Action::Stalled => {
                 let blockers: Vec<u64> = self.state.held().take(NAMED_BLOCKERS).collect();
                 tracing::warn!(%id, ?blockers, "a batch is stalled");
-                out.event(id, &stalled(id, &blockers));
+                out.event(EventType::BatchStalled, id, &stalled(id, &blockers));
             }
-            Action::Done => out.event(id, &all_done(id, &self.state, None)),
+            Action::Done => out.event(EventType::WorkAllDone, id, &all_done(id, &self.state, None)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::owner::Shared;
-use super::{Active, Batches};
+use super::{Active, Batches, Events};
 use crate::log::Error;
 use crate::record::batches::{BatchRecord, StartProcessing, start_key};
 use crate::record::cursor::{LaneCursor, decode};
@@ -18,7 +18,8 @@ impl Batches {
     ///
     /// Those of the log; [`Error::Damaged`] for a record that no owner writes.
     pub(in super::super) async fn load(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Result<Self, Error> {
-        let mut batches = Self::new(lane, &shared.topics, &shared.options, Offset(cursor.batches));
+        let events = Events::new(shared.options.batch_events.clone(), shared.epoch, &cursor.events);
+        let mut batches = Self::new(lane, &shared.topics, &shared.options, Offset(cursor.batches), events);
         let of = shared.topics.batch_state.partition(lane);
         let bounds = shared.log.bounds(&of).await?;
         let mut last: BTreeMap<Vec<u8>, (Offset, Vec<u8>)> = BTreeMap::new();

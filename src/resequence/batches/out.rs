@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crate::log::Topic;
 use crate::metrics;
-use crate::record::batches::{BatchRecord, ItemStatus, refused, start_key};
+use crate::record::batches::{BatchRecord, EventType, ItemStatus, refused, start_key};
 use crate::record::cursor::encode;
 use crate::record::{BatchBuilder, BatchItem, Name, Offset, Partition, Round, Source};
 use crate::topics::Topics;
+
+use super::Events;
 
 /// The most items of one commit, over all batches, so that refills of many leave live messages
 /// their turn.
@@ -22,7 +24,7 @@ const MOST_BYTES: usize = 1 << 20;
 pub(super) struct Out {
     lane: Partition,
     items: BatchBuilder,
-    events: BatchBuilder,
+    told: BatchBuilder,
     states: BatchBuilder,
     /// Batches that run and whose state has changed.
     changed: BTreeSet<Arc<str>>,
@@ -31,24 +33,27 @@ pub(super) struct Out {
     /// Not counted yet: items that went out, and how items ended.
     generated: u64,
     reported: Vec<ItemStatus>,
+    /// What goes on to a destination, too.
+    pub(super) events: Events,
 }
 
 impl Out {
-    pub(super) fn new(lane: Partition) -> Self {
+    pub(super) fn new(lane: Partition, to: Events) -> Self {
         Self {
             lane,
             items: BatchBuilder::default(),
-            events: BatchBuilder::default(),
+            told: BatchBuilder::default(),
             states: BatchBuilder::default(),
             changed: BTreeSet::new(),
             withdrawn: Vec::new(),
             generated: 0,
             reported: Vec::new(),
+            events: to,
         }
     }
 
     pub(super) fn has_gathered(&self) -> bool {
-        !(self.changed.is_empty() && self.events.is_empty() && self.states.is_empty() && self.items.is_empty())
+        !(self.changed.is_empty() && self.told.is_empty() && self.states.is_empty() && self.items.is_empty())
     }
 
     /// How many more items this commit takes.
@@ -86,14 +91,21 @@ impl Out {
         self.reported.drain(..).for_each(|status| handles.ended(status.as_str()).inc());
     }
 
-    pub(super) fn event(&mut self, id: &str, event: &str) {
-        self.events.push(Some(id.as_bytes()), Some(event.as_bytes()), |to| {
-            to.put(Name::ContentType, b"application/json");
-        });
+    /// Something is to be told, and sent to the destination that gets such events.
+    pub(super) fn event(&mut self, kind: EventType, id: &str, event: &str) {
+        let (key, value) = (Some(id.as_bytes()), Some(event.as_bytes()));
+        self.told.push(key, value, |to| to.put(Name::ContentType, b"application/json"));
+        if let Some((destination, mark)) = self.events.send(kind) {
+            self.items.push(key, value, |to| {
+                to.put(Name::ContentType, b"application/json");
+                to.put(Name::Destination, destination.as_bytes());
+                to.put_display(Name::Event, format_args!("{mark}"));
+            });
+        }
     }
 
     pub(super) fn refused(&mut self, id: &str, detail: &str) {
-        self.event(id, &refused(id, detail));
+        self.event(EventType::CommandRefused, id, &refused(id, detail));
     }
 
     /// The state of a batch that runs is to be written.
@@ -135,6 +147,6 @@ impl Out {
         }
         add(&topics.input, &mut self.items);
         add(&topics.batch_state, &mut self.states);
-        add(&topics.events, &mut self.events);
+        add(&topics.events, &mut self.told);
     }
 }
