@@ -15,6 +15,7 @@ mod lanes;
 mod run;
 mod send;
 mod shared;
+mod stream;
 mod tail;
 mod topics;
 mod verify;

@@ -1,10 +1,12 @@
 //! What several verbs need: a runtime, a progress bar, standard output that may be closed.
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Url;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Exit;
 use crate::process::telemetry::may_colour;
@@ -49,6 +51,22 @@ fn is_closed(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// How often it is looked whether anybody reads.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Waits until nobody reads any more what is written there; for ever where it is no pipe or socket.
+pub(super) async fn closed(output: impl AsFd) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // Nothing is asked for, so that only an error or a hang-up is told; without waiting.
+        let mut look = [PollFd::new(&output, PollFlags::empty())];
+        let told = poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok();
+        if told && look[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return;
+        }
+    }
+}
+
 /// A path with a query, encoded.
 pub(super) fn path(segments: &[&str], query: &[(&str, &str)]) -> String {
     let mut url = Url::parse("http://localhost").expect("it is one");
@@ -65,6 +83,15 @@ pub(super) fn path(segments: &[&str], query: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_pipe_that_nobody_reads_is_closed_and_one_that_waits_is_not() {
+        let (reader, writer) = io::pipe().expect("there are pipes");
+        let open = tokio::time::timeout(3 * LOOK, closed(&writer)).await;
+        assert!(open.is_err(), "somebody may read yet");
+        drop(reader);
+        closed(&writer).await;
+    }
 
     #[test]
     fn names_cannot_leave_their_place_in_a_path() {

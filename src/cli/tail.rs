@@ -1,31 +1,16 @@
 //! `seriatim tail`: the ordered outputs of a destination, with where they come from.
 
-mod events;
-
-use std::time::Duration;
-
 use clap::Args;
 use futures::StreamExt as _;
-use reqwest::{Method, Response, header};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio_util::codec::{AnyDelimiterCodec, FramedRead};
-use tokio_util::io::StreamReader;
 
+use super::Exit;
 use super::client::Client;
-use super::shared::{out, path, runtime, unless_closed};
-use super::{Exit, Failure};
+use super::shared::{closed, out, runtime, unless_closed};
+use super::stream::{Follow, lines, outputs};
 use crate::process::config::{Config, DEFAULT_DESTINATION};
-use events::Events;
-
-/// The longest line taken from a process: its largest output, twice as base64, and its headers.
-const MAX_LINE: usize = 64 << 20;
-
-/// The pause before a broken stream is asked for again.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// How often in a row it is asked for in vain before giving up: half a minute.
-const ATTEMPTS: u32 = 60;
 
 /// Print the ordered outputs of a destination, with where they come from
 #[derive(Debug, Args)]
@@ -37,7 +22,7 @@ Examples:
   seriatim tail --lane 3 --from 1200
 
 Prints SEQUENCE, SOURCE (the message's id), KEY and BODY, separated by tabs. With --follow it waits
-for more, over restarts of the process too, until Ctrl-C.")]
+for more, over restarts of the process too, until Ctrl-C or until nobody reads what it prints.")]
 pub(super) struct Tail {
     /// The destination
     #[arg(default_value = DEFAULT_DESTINATION)]
@@ -103,76 +88,30 @@ impl Tail {
             tokio::select! {
                 biased;
                 ended = tokio::signal::ctrl_c() => ended.map(|()| Exit::Ok).map_err(anyhow::Error::from),
+                () = closed(std::io::stdout()) => Ok(Exit::Ok),
                 done = self.print(&client) => done.map(|()| Exit::Ok),
             }
         }))
     }
 
     async fn print(&self, client: &Client) -> anyhow::Result<()> {
-        if self.follow {
-            return self.follow(client).await;
-        }
-        let response = client.send(client.request(Method::GET, &self.path())).await?;
-        let mut lines = lines(response);
-        while let Some(line) = lines.next().await {
-            self.show(&line?)?;
-        }
-        Ok(())
-    }
-
-    fn path(&self) -> String {
-        let lane = self.lane.map(|lane| lane.to_string());
         let from = match self.from {
             From::Beginning => None,
             From::End => Some("end".to_owned()),
             From::Sequence(number) => Some(number.to_string()),
         };
-        let query: Vec<(&str, &str)> = [("lane", &lane), ("from", &from)]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_deref()?)))
-            .collect();
-        path(&["v1", "outputs", &self.destination], &query)
-    }
-
-    /// Follows, and takes the thread up again where a stream broke. What is refused stays so.
-    async fn follow(&self, client: &Client) -> anyhow::Result<()> {
-        let (mut last, mut failures) = (None::<String>, 0);
-        loop {
-            match self.events(client, &mut last).await {
-                Ok(0) => failures += 1,
-                Ok(_) => failures = 0,
-                // Nothing was ever read: the port, the destination or the token is wrong.
-                Err(Broken::Refused(failure)) if last.is_none() || failure.exit == Exit::NotFound => {
-                    return Err(failure.into());
-                }
-                Err(Broken::Refused(failure)) if failures >= ATTEMPTS => return Err(failure.into()),
-                Err(Broken::Refused(_)) => failures += 1,
-                Err(Broken::Output(error)) => return Err(error),
-            }
-            if failures > ATTEMPTS {
-                return Err(Failure::new(Exit::TimedOut, format!("{} ends every stream", client.base())).into());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// One stream to its end: how many events came.
-    async fn events(&self, client: &Client, last: &mut Option<String>) -> Result<u64, Broken> {
-        let mut request = client.request(Method::GET, &self.path()).header(header::ACCEPT, "text/event-stream");
-        if let Some(id) = last {
-            request = request.header("last-event-id", id.as_str());
-        }
-        let mut lines = lines(client.send(request).await.map_err(Broken::Refused)?);
-        let (mut events, mut count) = (Events::default(), 0);
-        // A stream that breaks is asked for again, whatever broke it.
-        while let Some(Ok(line)) = lines.next().await {
-            if let Some(event) = events.line(&line) {
-                self.show(&event.data).map_err(Broken::Output)?;
-                *last = event.id.or(last.take());
-                count += 1;
+        let path = outputs(&self.destination, self.lane, from.as_deref());
+        if self.follow {
+            let mut events = Follow::open(client.clone(), path).await?;
+            loop {
+                self.show(&events.next().await?)?;
             }
         }
-        Ok(count)
+        let mut lines = lines(client.send(client.request(Method::GET, &path)).await?);
+        while let Some(line) = lines.next().await {
+            self.show(&line?)?;
+        }
+        Ok(())
     }
 
     fn show(&self, json: &[u8]) -> anyhow::Result<()> {
@@ -188,23 +127,6 @@ impl Tail {
         let key = output.key.as_deref().unwrap_or("-");
         Ok(out(format!("{}\t{lane}-{offset}\t{key}\t{body}\n", output.sequence))?)
     }
-}
-
-/// Why a stream ended early.
-enum Broken {
-    /// The process refused or was not there.
-    Refused(Failure),
-    /// What came could not be shown.
-    Output(anyhow::Error),
-}
-
-type Lines = futures::stream::BoxStream<'static, anyhow::Result<bytes::Bytes>>;
-
-/// The lines of an answer, without their ends; blank ones too.
-fn lines(response: Response) -> Lines {
-    let body = response.bytes_stream().map(|piece| piece.map_err(std::io::Error::other));
-    let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), MAX_LINE);
-    FramedRead::new(StreamReader::new(body), codec).map(|line| Ok(line?)).boxed()
 }
 
 #[cfg(test)]

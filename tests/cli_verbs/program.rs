@@ -132,6 +132,23 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// Reads the first line of a verb that goes on, closes the pipe and waits for its end.
+    pub(crate) fn head(&self, arguments: &[&str]) -> Ended {
+        let mut command = command(self.folder.path(), arguments, &self.ports);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let (mut out, stdout) = (String::new(), child.stdout.take().expect("it is piped"));
+        BufReader::new(stdout).read_line(&mut out).expect("it is text");
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                break status;
+            }
+            assert!(tokio::time::Instant::now() < until, "it goes on though nobody reads");
+            std::thread::park_timeout(Duration::from_millis(20));
+        };
+        Ended { code: status.code().expect("no signal ended it"), out, err: String::new() }
+    }
+
     pub(crate) fn follow(&self, arguments: &[&str]) -> Follower {
         let mut command = command(self.folder.path(), arguments, &self.ports);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
