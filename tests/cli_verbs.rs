@@ -83,6 +83,15 @@ fn tail_prints_provenance_and_follows_over_a_restart() {
 }
 
 #[test]
+fn tail_ends_when_nobody_reads_it_though_nothing_comes() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    pipeline.run_with(&["send", "-"], "one\n");
+    let ended = pipeline.head(&["tail", "--follow"]);
+    assert_eq!((ended.code, ended.out.as_str()), (0, "0\t0-0\t-\tone\n"));
+}
+
+#[test]
 fn verify_asks_the_process_or_reads_the_folder() {
     let folder = Folder::new();
     let pipeline = Pipeline::start(&folder, &[]);
@@ -127,4 +136,43 @@ fn a_killed_pipeline_has_lost_and_repeated_nothing() {
     let pipeline = Pipeline::start(&folder, &[]);
     let expected: Vec<String> = (0..2_000).map(|n| format!("{{\"n\":{n}}}")).collect();
     assert_eq!(pipeline.bodies(2_000), expected);
+}
+
+fn benched(pipeline: &Pipeline<'_>, arguments: &[&str]) -> (i32, serde_json::Value) {
+    let url = format!("http://{}", pipeline.ports()[0].1);
+    let ended = pipeline.run(&[&["bench", "--json", "--url", &url], arguments].concat());
+    let figures: serde_json::Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
+    (ended.code, figures["running"].clone())
+}
+
+#[test]
+fn bench_measures_a_pipeline_that_runs_from_acceptance_to_ordered_output() {
+    let folder = Folder::new();
+    folder.write("seriatim.toml", "log.partitions = 2\nwork.builtin = { sleep = \"20ms\" }\norder.by = \"key\"\n");
+    let pipeline = Pipeline::start(&folder, &[]);
+    pipeline.run_with(&["send", "-"], "of somebody else\n");
+    let (code, figures) = benched(&pipeline, &["--messages", "200", "--keys", "7", "--connections", "20"]);
+    assert_eq!((code, figures["messages"].as_u64(), figures["inOrder"].as_bool()), (0, Some(200), Some(true)));
+    let p50 = |what: &str| figures[what]["p50"].as_f64().unwrap_or_else(|| panic!("no {what}: {figures}"));
+    assert!(p50("delay") >= 20.0 && p50("acknowledgement") > 0.0, "{figures}");
+    assert!(p50("afterAcknowledgement") < p50("delay") && p50("acknowledgement") < p50("delay"), "{figures}");
+    let (code, figures) = benched(&pipeline, &["--rate", "50/s", "--seconds", "2", "--keys", "1", "--series"]);
+    assert_eq!((code, figures["messages"].as_u64(), figures["missing"].as_u64()), (0, Some(100), Some(0)));
+    let series = figures["series"].as_array().expect("it was asked for");
+    assert!(series.len() >= 2 && series[1]["delay"]["p50"].as_f64() >= Some(20.0), "{figures}");
+}
+
+#[test]
+fn bench_counts_what_is_refused_and_misses_what_does_not_come() {
+    let folder = Folder::new();
+    folder
+        .write("seriatim.toml", "ingress.quota = { messages = 10, per = \"1h\" }\nwork.builtin = { sleep = \"3s\" }\n");
+    let pipeline = Pipeline::start(&folder, &[]);
+    let load = ["--rate", "100/s", "--seconds", "1"];
+    let (code, figures) = benched(&pipeline, &[&load[..], &["--patience", "100ms"]].concat());
+    assert_eq!((code, figures["missing"].as_u64(), figures["messages"].as_u64()), (5, Some(10), Some(0)), "{figures}");
+    assert_eq!(figures["refused"], serde_json::json!({ "429 quota-exceeded": 90 }));
+    drop(pipeline);
+    let gone = run(&folder, &["bench", "--url", "http://127.0.0.1:9"], &[]);
+    assert!(gone.code == 1 && gone.err.contains("nothing answers"), "{}", gone.err);
 }

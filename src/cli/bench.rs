@@ -1,9 +1,11 @@
-//! `seriatim bench`: load, and how long it takes, on a pipeline of its own.
+//! `seriatim bench`: load, and how long it takes, on a pipeline of its own or on one that runs.
 
 pub(super) mod figures;
+mod generator;
 mod ground;
 pub(super) mod live;
 pub(super) mod pipeline;
+mod report;
 pub(super) mod task;
 mod waiting;
 mod worker;
@@ -13,17 +15,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::client::Client;
 use super::shared::{bar, out, unless_closed};
 use super::{Exit, Failure};
-use crate::process::config::{Config, Properties};
-use figures::{Delays, Quantiles};
+use crate::process::config::{Config, DEFAULT_DESTINATION, Properties};
+use generator::Generator;
+pub(super) use live::Standing;
 use pipeline::Plan;
+use report::Figures;
 use task::{Tail, Work};
 use worker::Worker;
 
-/// Measure a pipeline of its own: throughput, delay, and what order costs
+/// Enough for thousands of messages a second that are acknowledged in milliseconds; what is slower takes few.
+pub(super) const CONNECTIONS: u32 = 64;
+
+/// Measure throughput, delay, and what order costs, of a pipeline of its own or of one that runs
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -33,16 +42,22 @@ Examples:
   seriatim bench --messages 10000 --work 10ms --tail 0.01:1s --concurrency 100 --worker http --compare
   seriatim bench --messages 1000000 --size 100
   seriatim bench --rate 4/s --seconds 60 --work 750ms
+  seriatim bench --url http://10.0.0.7:8080 --rate 2000/s --seconds 60 --series
 
 The pipeline is on the log that the configuration names: with log.kafka on topics of its own in that
 cluster, which are deleted afterwards, else in a temporary folder. Without --rate the messages wait
 in the log before the roles start, and delays count from that start. With --rate they come over
-HTTP, and delays count from their sending. docs/benchmarks.md says how to read the figures."
+HTTP, and delays count from when they are due. With --url they come over HTTP into a pipeline that
+runs, at a --rate or each as soon as a connection is free, and its outputs are followed.
+docs/benchmarks.md says how to read the figures.
+
+Exit codes: 0 all came out in order, 6 some were refused, 5 some did not come out in time,
+1 not in order."
 )]
 pub(super) struct Bench {
     #[command(subcommand)]
-    hidden: Option<Hidden>,
-    /// How many messages wait
+    worker_only: Option<Only>,
+    /// How many messages wait; with --url, how many are sent
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "rate")]
     messages: u64,
     /// How long each is worked on; 0ms..5ms draws a time between the two for each
@@ -75,22 +90,50 @@ pub(super) struct Bench {
     /// For how long they come
     #[arg(long, default_value_t = 60, requires = "rate", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// How many have come out, second by second
+    /// How it stood, second by second
     #[arg(long)]
     series: bool,
     /// An empty folder for the log, which stays; else a temporary one
     #[arg(long, value_name = "FOLDER", conflicts_with = "compare")]
     data: Option<PathBuf>,
+    /// Requests under way at once, with --rate or --url
+    #[arg(long, default_value_t = CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    #[command(flatten)]
+    running: Running,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What only a pipeline of its own can be told.
+const OF_ITS_OWN: [&str; 6] = ["concurrency", "window", "worker", "unordered", "compare", "data"];
+
+/// What only a pipeline that runs needs to be told.
+#[derive(Debug, Args)]
+struct Running {
+    /// The data port of a pipeline that runs
+    #[arg(long, value_name = "URL", conflicts_with_all = OF_ITS_OWN)]
+    url: Option<String>,
+    /// Whose outputs are waited for
+    #[arg(long, default_value = DEFAULT_DESTINATION, requires = "url", value_name = "NAME")]
+    destination: String,
+    /// Give messages so many keys in turn; order is checked within each
+    #[arg(long, default_value_t = 0, requires = "url", value_name = "N")]
+    keys: u32,
+    /// How long nothing may come out before the rest is taken for missing
+    #[arg(long, default_value = "30s", requires = "url", value_name = "TIME", value_parser = humantime::parse_duration)]
+    patience: Duration,
+    /// A bearer token that the data port knows
+    #[arg(long, env = "SERIATIM_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
-enum Hidden {
-    /// The worker that `--worker http` starts
-    #[command(hide = true)]
+enum Only {
+    /// A worker over HTTP that takes as long as each message of a bench says
     Worker {
+        /// Where it listens
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: String,
     },
@@ -105,9 +148,9 @@ enum Who {
 /// Messages per second.
 pub(super) fn rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
-    // Above this a tick of the runtime's clock, a millisecond, would have to carry several.
-    let number = number.filter(|rate| (0.01..=1_000.0).contains(rate));
-    number.ok_or_else(|| format!("\"{text}\" is no rate from 0.01/s to 1000/s, such as 4/s"))
+    // Above this it is not a pipeline that is measured but how fast one program makes requests.
+    let number = number.filter(|rate| (0.01..=100_000.0).contains(rate));
+    number.ok_or_else(|| format!("\"{text}\" is no rate from 0.01/s to 100000/s, such as 4/s"))
 }
 
 /// What messages are like.
@@ -127,114 +170,51 @@ impl Load {
     pub(super) fn longest(&self) -> Duration {
         self.work.most().max(self.tail.map_or(Duration::ZERO, Tail::work))
     }
+}
 
-    /// Adds to the series where a second has passed.
-    pub(super) fn note(&self, series: &mut Vec<(f64, u64)>, elapsed: Duration, count: u64) {
-        let now = elapsed.as_secs_f64();
-        if self.series && series.last().is_none_or(|(last, _)| now >= last + 1.0) {
-            series.push((now, count));
+/// When messages come.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// So many, each as soon as a connection is free.
+    Count(u64),
+    /// Whether connections are free or not.
+    Rate { per_second: f64, seconds: u64 },
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no load has 2^53 messages, and none a negative number"
+)]
+impl Pace {
+    /// How many come in all.
+    fn total(self) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Rate { per_second, seconds } => (per_second * seconds as f64).ceil() as u64,
         }
     }
-}
 
-/// The figures of one run; times in seconds, delays in milliseconds.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Figures {
-    messages: u64,
-    total_seconds: f64,
-    /// The least that this concurrency could take for the work.
-    ideal_seconds: Option<f64>,
-    /// Of the total: until the first message was begun to be worked on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    starting_seconds: Option<f64>,
-    messages_per_second: f64,
-    pub(super) delay: Option<Quantiles>,
-    pub(super) in_order: bool,
-    commits: u64,
-    /// Of this process: log, owner and, where it works itself, the worker.
-    peak_memory_kib: Option<u64>,
-    /// Seconds, and messages out by then.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    series: Vec<(f64, u64)>,
-}
-
-/// What was measured, before it is put into figures.
-struct Measured {
-    total: Duration,
-    ideal: Option<Duration>,
-    starting: Option<Duration>,
-    delays: Delays,
-    in_order: bool,
-    commits: u64,
-    peak_memory_kib: Option<u64>,
-    series: Vec<(f64, u64)>,
-}
-
-impl Measured {
-    /// Of so many messages.
-    fn figures(self, messages: u64) -> Figures {
-        let Self { total, ideal, starting, delays, in_order, commits, peak_memory_kib, series } = self;
-        Figures {
-            messages,
-            total_seconds: total.as_secs_f64(),
-            ideal_seconds: ideal.filter(|ideal| !ideal.is_zero()).map(|ideal| ideal.as_secs_f64()),
-            starting_seconds: starting.map(|starting| starting.as_secs_f64()),
-            messages_per_second: per_second(messages, total.as_secs_f64()),
-            delay: delays.quantiles(),
-            in_order,
-            commits,
-            peak_memory_kib,
-            series,
+    /// When this one comes, from the beginning.
+    fn due(self, number: u64) -> Duration {
+        match self {
+            Self::Count(_) => Duration::ZERO,
+            Self::Rate { per_second, .. } => Duration::from_secs_f64(number as f64 / per_second),
         }
     }
-}
 
-#[allow(clippy::cast_precision_loss, reason = "a rate is shown in four digits")]
-fn per_second(messages: u64, seconds: f64) -> f64 {
-    messages as f64 / seconds
-}
-
-impl Figures {
-    /// How many came out.
-    pub(super) const fn messages(&self) -> u64 {
-        self.messages
-    }
-
-    fn text(&self, name: &str) -> String {
-        let mut text = format!("{name}\n  messages   {} in {:.3} s", self.messages, self.total_seconds);
-        if let Some(ideal) = self.ideal_seconds {
-            let over = (self.total_seconds / ideal - 1.0) * 100.0;
-            write!(text, ", {over:.1} % over the ideal {ideal:.3} s").expect("a String takes everything");
+    /// How many were due by then.
+    fn by(self, elapsed: Duration) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Rate { per_second, .. } => self.total().min((elapsed.as_secs_f64() * per_second) as u64 + 1),
         }
-        write!(text, "\n  rate       {:.0}/s\n", self.messages_per_second).expect("a String takes everything");
-        if let Some(starting) = self.starting_seconds {
-            let working = self.total_seconds - starting;
-            let rate = per_second(self.messages, working);
-            writeln!(
-                text,
-                "  starting   {starting:.3} s until the first was begun, {working:.3} s from then: {rate:.0}/s"
-            )
-            .expect("a String takes everything");
-        }
-        if let Some(Quantiles { p50, p99, p999, max }) = self.delay {
-            writeln!(text, "  delay      p50 {p50:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, max {max:.1} ms")
-                .expect("a String takes everything");
-        }
-        let order = if self.in_order { "in order of arrival" } else { "not in order of arrival" };
-        write!(text, "  outputs    {order}\n  commits    {}\n", self.commits).expect("a String takes everything");
-        if let Some(kib) = self.peak_memory_kib {
-            writeln!(text, "  memory     {} MiB at most", kib / 1024).expect("a String takes everything");
-        }
-        for (second, count) in &self.series {
-            writeln!(text, "  {second:9.1} s  {count}").expect("a String takes everything");
-        }
-        text
     }
 }
 
 /// All that is printed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Results {
     #[serde(skip_serializing_if = "Option::is_none")]
     ordered: Option<Figures>,
@@ -243,11 +223,14 @@ struct Results {
     /// The ordered run's total time over the unordered one's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio: Option<f64>,
+    /// Of the pipeline that runs at --url.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<Figures>,
 }
 
 impl Bench {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
-        if let Some(Hidden::Worker { listen }) = &self.hidden {
+        if let Some(Only::Worker { listen }) = &self.worker_only {
             return worker::serve(listen);
         }
         if self.data.is_some() && config.log.kafka.is_some() {
@@ -255,21 +238,47 @@ impl Bench {
             return Err(Failure::new(Exit::Usage, reason).into());
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let results = runtime.block_on(self.measure(config.log.kafka.as_ref()));
+        let results = runtime.block_on(self.measure(config));
         runtime.shutdown_background();
         let results = results?;
-        let ordered = results.ordered.as_ref().is_none_or(|figures| figures.in_order);
         unless_closed(self.print(&results))?;
-        Ok(if ordered { Exit::Ok } else { Exit::Failed })
+        let ended = results.running.as_ref().or(results.ordered.as_ref()).map(Figures::exit);
+        Ok(ended.unwrap_or(Exit::Ok))
     }
 
-    async fn measure(&self, kafka: Option<&Properties>) -> anyhow::Result<Results> {
+    async fn measure(&self, config: &Config) -> anyhow::Result<Results> {
+        if self.running.url.is_some() {
+            return Ok(Results { running: Some(self.running(config).await?), ..Results::default() });
+        }
+        let kafka = config.log.kafka.as_ref();
         let worker = if self.worker == Who::Http { Some(Worker::start().await?) } else { None };
         let url = worker.as_ref().map(|worker| worker.url.clone());
         let ordered = if self.unordered { None } else { Some(self.one(false, url.clone(), kafka).await?) };
         let unordered = if self.unordered || self.compare { Some(self.one(true, url, kafka).await?) } else { None };
         let ratio = ordered.as_ref().zip(unordered.as_ref()).map(|(a, b)| a.total_seconds / b.total_seconds);
-        Ok(Results { ordered, unordered, ratio })
+        Ok(Results { ordered, unordered, ratio, running: None })
+    }
+
+    fn load(&self, kafka: Option<&Properties>) -> Load {
+        let (work, tail, size, series) = (self.work, self.tail, self.size as usize, self.series);
+        Load { work, tail, size, kafka: kafka.cloned(), data: self.data.clone(), series }
+    }
+
+    fn pace(&self) -> Pace {
+        let seconds = self.seconds;
+        self.rate.map_or(Pace::Count(self.messages), |per_second| Pace::Rate { per_second, seconds })
+    }
+
+    async fn running(&self, config: &Config) -> anyhow::Result<Figures> {
+        let Running { url, destination, keys, patience, token } = &self.running;
+        let client = Client::data(url.as_deref(), config, token.clone())?;
+        let (load, pace, connections) = (self.load(None), self.pace(), self.connections);
+        let (keys, patience) = (*keys, *patience + load.longest());
+        let generator = Generator { client, destination, load: &load, pace, connections, keys, patience };
+        let bar = bar(None, "{spinner} {msg}");
+        let generated = generator.run(&mut |now| tell(&bar, "", now)).await;
+        bar.finish_and_clear();
+        Ok(report::Measured::from(generated?).into())
     }
 
     async fn one(
@@ -278,29 +287,21 @@ impl Bench {
         worker: Option<String>,
         kafka: Option<&Properties>,
     ) -> anyhow::Result<Figures> {
-        let load = Load {
-            work: self.work,
-            tail: self.tail,
-            size: self.size as usize,
-            kafka: kafka.cloned(),
-            data: self.data.clone(),
-            series: self.series,
-        };
+        let load = self.load(kafka);
         let plan = Plan { concurrency: self.concurrency, window: self.window, unordered, worker };
         let name = if unordered { "unordered" } else { "ordered" };
-        let Some(rate) = self.rate else {
+        if self.rate.is_none() {
             let bar = bar(Some(self.messages), "{msg} {wide_bar} {human_pos}/{human_len}, {per_sec}");
             bar.set_message(name);
             let figures = waiting::run(&load, self.messages, &plan, &bar).await;
             bar.finish_and_clear();
             return figures;
-        };
+        }
         let bar = bar(None, "{spinner} {msg}");
-        let mut tell = |now: &live::Standing| {
-            bar.set_message(format!("{name}: {} sent, {} out, {:.0?} behind", now.sent, now.released, now.delay));
-        };
-        let ended = live::run(&load, (rate, self.seconds), &plan, &mut tell).await?;
+        let at = (self.pace(), self.connections);
+        let ended = live::run(&load, at, &plan, &mut |now| tell(&bar, name, now)).await;
         bar.finish_and_clear();
+        let ended = ended?;
         anyhow::ensure!(ended.audit.is_clean(), "the audit after it found: {:?}", ended.audit.findings);
         Ok(ended.figures)
     }
@@ -311,7 +312,8 @@ impl Bench {
             return Ok(Exit::Ok);
         }
         let mut text = String::new();
-        for (name, figures) in [("ordered", &results.ordered), ("unordered", &results.unordered)] {
+        let runs = [("ordered", &results.ordered), ("unordered", &results.unordered), ("running", &results.running)];
+        for (name, figures) in runs {
             text.extend(figures.iter().map(|figures| figures.text(name)));
         }
         if let Some(ratio) = results.ratio {
@@ -320,4 +322,8 @@ impl Bench {
         out(text)?;
         Ok(Exit::Ok)
     }
+}
+
+fn tell(bar: &ProgressBar, name: &str, now: &Standing) {
+    bar.set_message(format!("{name} {} sent, {} out, {:.0?} behind", now.sent, now.released, now.delay));
 }

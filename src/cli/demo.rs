@@ -11,7 +11,7 @@ use super::Exit;
 use super::bench::figures::Quantiles;
 use super::bench::live::{self, Ended, Standing};
 use super::bench::pipeline::Plan;
-use super::bench::{Load, rate};
+use super::bench::{CONNECTIONS, Load, Pace, rate};
 use super::shared::{bar, is_live, out, unless_closed};
 
 /// How often a line is written where nothing that moves can be shown.
@@ -81,8 +81,9 @@ impl Demo {
         let plan = Plan { concurrency: self.concurrency, window: 10_000, unordered: false, worker: None };
         let bar = bar(Some(self.seconds), "{wide_bar} {pos}/{len} s\n{msg}");
         let mut lines = Duration::ZERO;
+        let pace = Pace::Rate { per_second: self.rate, seconds: self.seconds };
         let mut tell = |now: &Standing| self.tell(now, &bar, &mut lines);
-        let ended = live::run(&load, (self.rate, self.seconds), &plan, &mut tell).await;
+        let ended = live::run(&load, (pace, CONNECTIONS), &plan, &mut tell).await;
         bar.finish_and_clear();
         ended
     }
@@ -112,13 +113,13 @@ impl Demo {
 
     #[allow(clippy::cast_precision_loss, reason = "no demo sends 2^53 messages")]
     fn summary(&self, ended: &Ended) -> Summary {
-        let sending = Duration::from_secs_f64(ended.sent as f64 / self.rate);
+        let sending = Duration::from_secs_f64(ended.accepted as f64 / self.rate);
         Summary {
-            sent: ended.sent,
-            released: ended.figures.messages(),
+            sent: ended.accepted,
+            released: ended.figures.messages,
             work_ms: self.work.as_secs_f64() * 1_000.0,
             delay: ended.figures.delay,
-            one_at_a_time_seconds: self.one_at_a_time(ended.sent, sending),
+            one_at_a_time_seconds: self.one_at_a_time(ended.accepted, sending),
             in_order: ended.figures.in_order,
             findings: ended.audit.count(),
         }

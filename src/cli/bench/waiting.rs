@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 
+use super::Load;
 use super::figures::{Delays, peak_kib, reset_peak};
 use super::ground::Ground;
 use super::pipeline::{Noted, Outputs, Plan, commits, echo, start};
+use super::report::{Figures, Measured, Second};
 use super::task::{Timed, body, ideal, works};
-use super::{Figures, Load, Measured};
 use crate::process::Engine;
 use crate::process::config::Config;
 use crate::record::{BatchBuilder, Name, Partition};
@@ -52,7 +53,7 @@ async fn measure(
     let (before, began) = (commits(), Instant::now());
     let process = start(config, false, worker.clone()).await?;
     let mut outputs = Outputs::open(&process).await?;
-    let (mut delays, mut count, mut series) = (Delays::default(), 0, Vec::new());
+    let (mut delays, mut count, mut series) = (Delays::default(), 0, Vec::<Second>::new());
     while count < messages {
         let patience = STALL + load.longest();
         let read = outputs.next(|_| {
@@ -61,17 +62,20 @@ async fn measure(
         });
         tokio::time::timeout(patience, read).await.context("nothing came out any more")??;
         bar.set_position(count);
-        load.note(&mut series, began.elapsed(), count);
+        let seconds = began.elapsed().as_secs_f64();
+        if load.series && series.last().is_none_or(|last| seconds >= last.seconds + 1.0) {
+            series.push(Second { seconds, out: count, accepted: None, refused: None, delay: None });
+        }
     }
-    let (total, peak_memory_kib) = (began.elapsed(), peak_kib());
-    let (in_order, commits) = (outputs.in_order, commits() - before);
+    let total = began.elapsed();
+    let (in_order, commits, peak_memory_kib) = (outputs.in_order, Some(commits() - before), peak_kib());
     drop(outputs);
     process.drain().await?;
     let works = works(load.work, load.tail).zip(0..messages).map(|(work, _)| work);
-    let ideal = ideal(works, plan.concurrency as usize);
+    let ideal = Some(ideal(works, plan.concurrency as usize));
     let starting = worker.begun().map(|begun| begun - began);
-    Ok(Measured { total, ideal: Some(ideal), starting, delays, in_order, commits, peak_memory_kib, series }
-        .figures(count))
+    let measured = Measured { messages, total, ideal, starting, delays, in_order, ..Measured::default() };
+    Ok(Measured { commits, peak_memory_kib, series, ..measured }.into())
 }
 
 /// Leaves the messages in the log, as they would be after an outage of the workers.
