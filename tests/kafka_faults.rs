@@ -22,10 +22,42 @@ use std::time::{Duration, Instant};
 use checker::Checker;
 use feed::Feed;
 use proxy::{Api, Fault, Proxy};
-use rig::Rig;
+use rig::{Process, Rig};
 
 /// Longer than a session of the group: whoever is silent for so long has lost its partitions.
 const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(9);
+
+/// A pipeline with a proxy before its broker, and a flow of messages through it.
+struct Proxied {
+    proxy: Proxy,
+    checker: Checker,
+    feed: Feed,
+    _pipeline: Process,
+    _rig: Rig,
+}
+
+impl Proxied {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it listens").port();
+        let rig = Rig::new(&["--proxy", &port.to_string()]);
+        let proxy = Proxy::start(listener, rig.cluster.behind_proxy());
+        let mut properties = rig.cluster.properties();
+        properties.insert("bootstrap.servers".to_owned(), format!("127.0.0.1:{port}"));
+        let more = "work.builtin = { sleep = \"5ms\" }\nwork.concurrency = 100\n";
+        let config = rig.config_by("proxied", &properties, more);
+        let pipeline = rig.run_by("proxied", "work,resequence", &config);
+        let checker = Checker::start(&rig.client());
+        let feed = Feed::start(&rig.client(), 200);
+        checker.more(100);
+        Self { proxy, checker, feed, _pipeline: pipeline, _rig: rig }
+    }
+
+    fn finish(self) {
+        self.feed.stop();
+        self.checker.finish();
+    }
+}
 
 #[test]
 fn f10_a_worker_dies_holding_messages() {
@@ -118,18 +150,8 @@ fn f41_the_broker_dies_and_comes_back() {
 
 #[test]
 fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it listens").port();
-    let rig = Rig::new(&["--proxy", &port.to_string()]);
-    let proxy = Proxy::start(listener, rig.cluster.behind_proxy());
-    let mut properties = rig.cluster.properties();
-    properties.insert("bootstrap.servers".to_owned(), format!("127.0.0.1:{port}"));
-    let more = "work.builtin = { sleep = \"5ms\" }\nwork.concurrency = 100\n";
-    let config = rig.config_by("proxied", &properties, more);
-    let _all = rig.run_by("proxied", "work,resequence", &config);
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 200);
-    checker.more(100);
+    let proxied = Proxied::start();
+    let (proxy, checker) = (&proxied.proxy, &proxied.checker);
     let apis = [Api::EndTxn, Api::Produce, Api::AddPartitionsToTxn, Api::OffsetCommit, Api::Fetch];
     let faults =
         [Fault::LoseReply, Fault::LoseRequest, Fault::DelayReply(Duration::from_secs(2)), Fault::Repeat, Fault::Hold];
@@ -137,15 +159,33 @@ fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice() {
         for fault in faults {
             let before = proxy.done();
             proxy.inject(api, fault, 2);
-            rig::wait_for(checker::RECOVERY, || (proxy.done() > before).then_some(()), || format!("no {api:?} came"));
+            proxy.wait_until_done(before + 1);
             checker.more(20);
             // What was held arrives in the middle of what came after it.
             proxy.release();
             checker.more(20);
         }
     }
-    feed.stop();
-    checker.finish();
+    proxied.finish();
+}
+
+/// Without a new epoch after an end that may have been sent twice, the transaction into which the
+/// first one falls would be committed in halves.
+#[test]
+fn f23_the_end_of_a_transaction_arrives_within_a_later_one() {
+    let proxied = Proxied::start();
+    let (proxy, checker) = (&proxied.proxy, &proxied.checker);
+    for round in 0..12 {
+        let before = proxy.done();
+        proxy.inject(Api::EndTxn, Fault::Hold, 1);
+        proxy.wait_until_done(before + 1);
+        checker.more(1);
+        proxy.inject_after(round % 6, Api::Produce, Fault::DelayRequest(Duration::from_millis(300)), 1);
+        proxy.wait_until_done(before + 2);
+        assert_eq!(proxy.release(), 1);
+        checker.more(20);
+    }
+    proxied.finish();
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod member;
 mod native;
 mod reader;
 mod seat;
+mod seen;
 mod standing;
 mod topics;
 mod writer;
@@ -39,11 +40,12 @@ use futures::future::BoxFuture;
 pub use self::topics::{Creation, Inspected};
 
 use self::append::Appender;
-use self::asker::{Asker, Commits};
+use self::asker::Asker;
 use self::client::Properties;
 use self::fetcher::Fetchers;
 use self::reader::KafkaReader;
 use self::seat::{KafkaSeat, Place};
+use self::seen::Seen;
 use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
 use crate::record::{Batch, Offset, Partition, Timestamp};
 
@@ -72,7 +74,7 @@ struct Shared {
     properties: Properties,
     shared_groups: BTreeSet<String>,
     asker: Asker,
-    commits: Arc<Commits>,
+    seen: Arc<Seen>,
     appender: Appender,
     fetchers: Fetchers,
 }
@@ -109,11 +111,11 @@ impl Kafka {
             return Err(Error::Damaged(format!("log.kafka: {reason}")));
         }
         let properties = Properties(options.properties);
-        let commits = Arc::new(Commits::default());
+        let seen = Arc::new(Seen::default());
         Ok(Self(Arc::new(Shared {
-            asker: Asker::new(&properties, Arc::clone(&commits))?,
-            commits,
-            appender: Appender::new(properties.clone()),
+            asker: Asker::new(&properties, Arc::clone(&seen))?,
+            appender: Appender::new(properties.clone(), Arc::clone(&seen)),
+            seen,
             fetchers: Fetchers::new(properties.clone()),
             shared_groups: options.shared_groups,
             properties,
@@ -212,7 +214,7 @@ impl Log for Kafka {
             }
             let assignor = if self.0.shared_groups.contains(group) { COMMON_ASSIGNOR } else { OWN_ASSIGNOR };
             let place = Place { group, topics, member, assignor };
-            let seat = KafkaSeat::join(&self.0.properties, &self.0.commits, place)?;
+            let seat = KafkaSeat::join(&self.0.properties, &self.0.seen, place)?;
             Ok(Box::new(seat) as Box<dyn Membership>)
         }
         .boxed()

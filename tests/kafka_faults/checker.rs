@@ -64,15 +64,20 @@ impl Checker {
 
     /// How many outputs have come.
     pub(crate) fn count(&self) -> usize {
+        self.counts().into_iter().sum()
+    }
+
+    /// How many outputs have come, by lane.
+    fn counts(&self) -> Vec<usize> {
         let state = self.state.lock().expect("nobody panics with it");
         assert_eq!(state.wrong, None);
-        state.lanes.values().map(|lane| lane.sources.len()).sum()
+        state.lanes.values().map(|lane| lane.sources.len()).collect()
     }
 
     /// Waits until so many more have come; gives how long it took.
     pub(crate) fn more(&self, count: usize) -> Duration {
         let (begun, wanted) = (Instant::now(), self.count() + count);
-        let why = || format!("{} of {wanted} outputs", self.count());
+        let why = || format!("{:?} of {wanted} outputs", self.counts());
         wait_for(RECOVERY, || (self.count() >= wanted).then(|| begun.elapsed()), why)
     }
 
@@ -93,7 +98,7 @@ impl Checker {
     pub(crate) fn finish(&self) -> usize {
         let expected = committed(&self.config);
         let all: usize = expected.values().map(Vec::len).sum();
-        wait_for(RECOVERY, || (self.count() >= all).then_some(()), || format!("{} of {all} outputs", self.count()));
+        wait_for(RECOVERY, || (self.count() >= all).then_some(()), || format!("{:?} of {all} outputs", self.counts()));
         // What is too much would come now.
         std::thread::sleep(Duration::from_millis(500));
         let state = self.state.lock().expect("nobody panics with it");

@@ -13,6 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use crate::checker::RECOVERY;
+use crate::rig::wait_for;
+
 /// A kind of request, by its number in Kafka's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Api {
@@ -30,6 +33,8 @@ pub(crate) enum Fault {
     LoseRequest,
     /// The broker has done it; the connection breaks before the client hears of that.
     LoseReply,
+    /// The broker gets it late, and what follows on the connection after it.
+    DelayRequest(Duration),
     /// The client hears of it late.
     DelayReply(Duration),
     /// The broker gets it twice.
@@ -39,11 +44,12 @@ pub(crate) enum Fault {
     Hold,
 }
 
-/// The next so many requests of a kind suffer this.
+/// The next so many requests of a kind suffer this, after some that do not.
 #[derive(Debug)]
 struct Rule {
     api: Api,
     fault: Fault,
+    spared: u32,
     left: u32,
 }
 
@@ -83,12 +89,22 @@ impl Proxy {
 
     /// From now on the next `times` requests of this kind suffer this.
     pub(crate) fn inject(&self, api: Api, fault: Fault, times: u32) {
-        self.shared.rules.lock().expect("nobody panics with it").push(Rule { api, fault, left: times });
+        self.inject_after(0, api, fault, times);
+    }
+
+    /// As [`Proxy::inject`], after so many requests of this kind that pass.
+    pub(crate) fn inject_after(&self, spared: u32, api: Api, fault: Fault, times: u32) {
+        self.shared.rules.lock().expect("nobody panics with it").push(Rule { api, fault, spared, left: times });
     }
 
     /// How many requests have suffered something.
     pub(crate) fn done(&self) -> u32 {
         *self.shared.done.lock().expect("nobody panics with it")
+    }
+
+    /// Waits until so many have.
+    pub(crate) fn wait_until_done(&self, count: u32) {
+        wait_for(RECOVERY, || (self.done() >= count).then_some(()), || format!("{} of {count} came", self.done()));
     }
 
     /// Hands the broker what was held, each from a new connection; waits for its answers.
@@ -146,6 +162,7 @@ async fn requests(
                 shared.held.lock().expect("nobody panics with it").push(frame);
                 return Err(broken());
             }
+            Some(Fault::DelayRequest(by)) => tokio::time::sleep(by).await,
             Some(Fault::LoseReply) => replies = VecDeque::from([Reply::Break]),
             Some(Fault::DelayReply(by)) => replies = VecDeque::from([Reply::Late(by)]),
             Some(Fault::Repeat) => {
@@ -194,6 +211,10 @@ impl Shared {
     fn fault(&self, api: i16) -> Option<Fault> {
         let mut rules = self.rules.lock().expect("nobody panics with it");
         let at = rules.iter().position(|rule| rule.api as i16 == api)?;
+        if rules[at].spared > 0 {
+            rules[at].spared -= 1;
+            return None;
+        }
         let fault = rules[at].fault;
         rules[at].left -= 1;
         if rules[at].left == 0 {

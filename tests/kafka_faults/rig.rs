@@ -181,6 +181,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{} said:\n{}", self.said.display(), self.said());
+        }
         // Where it has ended already there is nothing to do.
         let _: std::io::Result<()> = self.child.kill();
         let _: std::io::Result<_> = self.child.wait();

@@ -15,6 +15,7 @@ use super::asker::blocking;
 use super::client::{Properties, log_line};
 use super::errors::{Meaning, meaning, of_append};
 use super::native::{Kind, Polled, Producer, Reports};
+use super::seen::Seen;
 use crate::log::{Appending, Error, Offsets, Topic, TopicPartition};
 use crate::record::{Batch, Offset};
 
@@ -36,14 +37,16 @@ const POLL: Duration = Duration::from_millis(100);
 /// Appends on behalf of a whole process.
 pub(super) struct Appender {
     properties: Properties,
+    seen: Arc<Seen>,
     room: Arc<Semaphore>,
     current: Mutex<Option<Arc<Plain>>>,
     turn: Mutex<()>,
 }
 
 impl Appender {
-    pub(super) fn new(properties: Properties) -> Self {
-        Self { properties, room: Arc::new(Semaphore::new(ROOM)), current: Mutex::default(), turn: Mutex::default() }
+    pub(super) fn new(properties: Properties, seen: Arc<Seen>) -> Self {
+        let room = Arc::new(Semaphore::new(ROOM));
+        Self { properties, seen, room, current: Mutex::default(), turn: Mutex::default() }
     }
 
     /// Makes the producer, which introduces itself to the brokers.
@@ -109,7 +112,7 @@ impl Appender {
         }
         let plain = match &*current {
             Some(plain) => plain,
-            None => current.insert(Plain::start(&self.properties)?),
+            None => current.insert(Plain::start(&self.properties, Arc::clone(&self.seen))?),
         };
         Ok(Arc::clone(plain))
     }
@@ -131,6 +134,7 @@ impl Drop for Appender {
 /// One producer, its batches under way, and whether it is of any use still.
 struct Plain {
     producer: Polled<Producer>,
+    seen: Arc<Seen>,
     pending: Mutex<Pending>,
     /// Topics of which the leaders were asked for.
     known: Mutex<BTreeSet<Topic>>,
@@ -156,9 +160,10 @@ struct Waiting {
 }
 
 impl Plain {
-    fn start(properties: &Properties) -> Result<Arc<Self>, Error> {
+    fn start(properties: &Properties, seen: Arc<Seen>) -> Result<Arc<Self>, Error> {
         let plain = Arc::new(Self {
             producer: properties.appending()?,
+            seen,
             pending: Mutex::default(),
             known: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -201,11 +206,11 @@ impl Plain {
             if index == 0 {
                 self.lock().batches.remove(&id);
                 return Err(match meaning(code) {
-                    Meaning::Refused => of_append(code, to),
+                    Meaning::Refused | Meaning::Missing => self.seen.judge(of_append, code, to),
                     _ => Error::Unavailable(format!("{to}: {code}")),
                 });
             }
-            self.lock().report(id, batch.len() - index, Err(code));
+            self.lock().report(&self.seen, id, batch.len() - index, Err(code));
             break;
         }
         Ok(answer)
@@ -216,7 +221,7 @@ impl Plain {
         loop {
             if let Some(event) = self.producer.poll(POLL) {
                 match event.kind() {
-                    Kind::Reports(reports) => self.lock().take(reports),
+                    Kind::Reports(reports) => self.lock().take(&self.seen, reports),
                     Kind::Failed { code, fatal, reason, .. } => {
                         tracing::debug!(%code, fatal, reason, "plain appends");
                     }
@@ -242,18 +247,18 @@ impl Plain {
 }
 
 impl Pending {
-    fn take(&mut self, reports: Reports<'_>) {
-        reports.each(|id, outcome| self.report(id, 1, outcome));
+    fn take(&mut self, seen: &Seen, reports: Reports<'_>) {
+        reports.each(|id, outcome| self.report(seen, id, 1, outcome));
     }
 
-    fn report(&mut self, id: usize, count: usize, outcome: Result<u64, Code>) {
+    fn report(&mut self, seen: &Seen, id: usize, count: usize, outcome: Result<u64, Code>) {
         let Some(waiting) = self.batches.get_mut(&id) else { return };
         waiting.left -= count.min(waiting.left);
         match outcome {
             Ok(offset) => waiting.written.push(offset),
             Err(code) => {
                 // One record in doubt puts the batch in doubt.
-                let certain = |code| matches!(meaning(code), Meaning::Refused | Meaning::Unsent);
+                let certain = |code| matches!(meaning(code), Meaning::Refused | Meaning::Missing | Meaning::Unsent);
                 if waiting.error.is_none_or(|known| certain(known) && !certain(code)) {
                     waiting.error = Some(code);
                 }
@@ -262,15 +267,15 @@ impl Pending {
         if waiting.left == 0 {
             let Some(waiting) = self.batches.remove(&id) else { return };
             // Who dropped the acknowledgement does not want to know.
-            drop(waiting.reply.send(outcome_of(&waiting.to, &waiting.written, waiting.error)));
+            drop(waiting.reply.send(outcome_of(seen, &waiting.to, &waiting.written, waiting.error)));
         }
     }
 }
 
-fn outcome_of(to: &TopicPartition, written: &[u64], error: Option<Code>) -> Result<Offsets, Error> {
+fn outcome_of(seen: &Seen, to: &TopicPartition, written: &[u64], error: Option<Code>) -> Result<Offsets, Error> {
     match error {
         None => Ok(offsets(written)),
-        Some(code) if written.is_empty() => Err(of_append(code, to)),
+        Some(code) if written.is_empty() => Err(seen.judge(of_append, code, to)),
         Some(code) => Err(Error::Unknown(format!("{to}: {} records were written, then {code}", written.len()))),
     }
 }

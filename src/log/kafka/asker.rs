@@ -2,7 +2,7 @@
 //! asked on threads that may.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::client::{Context, Properties};
 use super::errors::{code, of_question};
 use super::native::Consumer;
+use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
 use crate::record::{Offset, Partition};
 
@@ -33,34 +34,13 @@ pub(super) struct Asker {
     committed: Arc<Consumer>,
     uncommitted: Arc<Consumer>,
     pub(super) admin: AdminClient<Context>,
-    commits: Arc<Commits>,
-}
-
-/// Up to where the writers of this process have committed.
-///
-/// A commit is acknowledged when the coordinator has decided it; its markers, which let readers
-/// pass, are written a little later. What was acknowledged here has to be below the stable end.
-#[derive(Default)]
-pub(super) struct Commits(Mutex<BTreeMap<TopicPartition, Offset>>);
-
-impl Commits {
-    pub(super) fn note(&self, partition: &TopicPartition, next: Offset) {
-        self.lock().insert(partition.clone(), next);
-    }
-
-    fn of(&self, partition: &TopicPartition) -> Offset {
-        self.lock().get(partition).copied().unwrap_or(Offset::ZERO)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Offset>> {
-        self.0.lock().expect("no holder of this lock panics")
-    }
+    seen: Arc<Seen>,
 }
 
 impl Asker {
-    pub(super) fn new(properties: &Properties, commits: Arc<Commits>) -> Result<Self, Error> {
+    pub(super) fn new(properties: &Properties, seen: Arc<Seen>) -> Result<Self, Error> {
         Ok(Self {
-            commits,
+            seen,
             committed: Arc::new(properties.asking("read_committed")?),
             uncommitted: Arc::new(properties.asking("read_uncommitted")?),
             admin: properties.administering()?,
@@ -81,7 +61,7 @@ impl Asker {
     }
 
     pub(super) async fn bounds(&self, of: &TopicPartition) -> Result<Bounds, Error> {
-        let committed = self.commits.of(of);
+        let committed = self.seen.committed(of);
         let deadline = Instant::now() + MARKERS;
         loop {
             let bounds = self.bounds_now(of).await?;
@@ -93,11 +73,13 @@ impl Asker {
     }
 
     async fn bounds_now(&self, of: &TopicPartition) -> Result<Bounds, Error> {
-        let (committed, uncommitted, of) = (Arc::clone(&self.committed), Arc::clone(&self.uncommitted), of.clone());
+        let (committed, uncommitted) = (Arc::clone(&self.committed), Arc::clone(&self.uncommitted));
+        let (seen, of) = (Arc::clone(&self.seen), of.clone());
         blocking(move || {
+            let judge = |code| seen.judge(of_question, code, &of);
             // In this order: what is stable was written before.
-            let (start, stable_end) = watermarks(&committed, &of)?;
-            let (_, end) = watermarks(&uncommitted, &of)?;
+            let (start, stable_end) = watermarks(&committed, &of).map_err(judge)?;
+            let (_, end) = watermarks(&uncommitted, &of).map_err(judge)?;
             Ok(Bounds { start, stable_end, end: end.max(stable_end) })
         })
         .await
@@ -110,12 +92,12 @@ impl Asker {
 
     /// How many partitions there are, and how many copies of the one that has fewest.
     pub(super) async fn layout(&self, topic: &Topic) -> Result<Option<(u32, u32)>, Error> {
-        let (client, topic) = (Arc::clone(&self.committed), topic.clone());
+        let (client, seen, topic) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topic.clone());
         blocking(move || {
             take_events(&client);
             let at = topic.partition(Partition(0));
-            let metadata =
-                client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(|e| of_question(code(&e), &at))?;
+            let judge = |code| seen.judge(of_question, code, &at);
+            let metadata = client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(|e| judge(code(&e)))?;
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
                 return Ok(None);
             };
@@ -123,10 +105,12 @@ impl Asker {
                 None | Some(Code::NoError) => {
                     let replicas = found.partitions().iter().map(|partition| partition.replicas().len()).min();
                     let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
-                    Ok(Some((count(found.partitions().len()), count(replicas.unwrap_or(0)))))
+                    let partitions = count(found.partitions().len());
+                    seen.note_topic(&topic, partitions);
+                    Ok(Some((partitions, count(replicas.unwrap_or(0)))))
                 }
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
-                Some(other) => Err(of_question(other, &at)),
+                Some(other) => Err(judge(other)),
             }
         })
         .await
@@ -135,7 +119,8 @@ impl Asker {
     /// Whether there is such a partition.
     pub(super) async fn exists(&self, of: &TopicPartition) -> Result<(), Error> {
         let partitions = self.partitions(&of.topic).await?.unwrap_or(0);
-        if of.partition.0 < partitions { Ok(()) } else { Err(of_question(Code::UnknownTopicOrPartition, of)) }
+        let missing = || self.seen.judge(of_question, Code::UnknownTopicOrPartition, of);
+        if of.partition.0 < partitions { Ok(()) } else { Err(missing()) }
     }
 
     /// What a topic is like; settings that are not given for it are the brokers'.
@@ -180,12 +165,11 @@ impl Asker {
     }
 }
 
-fn watermarks(client: &Consumer, of: &TopicPartition) -> Result<(Offset, Offset), Error> {
+fn watermarks(client: &Consumer, of: &TopicPartition) -> Result<(Offset, Offset), Code> {
     take_events(client);
-    let number = i32::try_from(of.partition.0).map_err(|_| of_question(Code::UnknownPartition, of))?;
-    let (low, high) =
-        client.fetch_watermarks(of.topic.as_str(), number, ANSWER).map_err(|e| of_question(code(&e), of))?;
-    let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| of_question(Code::OffsetNotAvailable, of));
+    let number = i32::try_from(of.partition.0).map_err(|_| Code::UnknownPartition)?;
+    let (low, high) = client.fetch_watermarks(of.topic.as_str(), number, ANSWER).map_err(|e| code(&e))?;
+    let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| Code::OffsetNotAvailable);
     Ok((offset(low)?, offset(high)?))
 }
 

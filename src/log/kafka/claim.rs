@@ -2,6 +2,7 @@
 //! producer, so that a zombie that wakes up does not fence the living owner.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
@@ -10,6 +11,7 @@ use rdkafka::producer::Producer as _;
 use super::client::Properties;
 use super::errors::{code, of_group, of_transaction};
 use super::native::{Consumer, Polled, Producer};
+use super::seen::Seen;
 use super::standing::Standing;
 use super::writer::CALL;
 use crate::log::{Error, TopicPartition};
@@ -24,6 +26,7 @@ pub(super) struct Claimed {
     transactional_id: String,
     member: Weak<Polled<Consumer>>,
     standing: Arc<Standing>,
+    pub(super) seen: Arc<Seen>,
     properties: Properties,
 }
 
@@ -31,9 +34,9 @@ impl Claimed {
     /// Captures the member's generation. Does not block.
     pub(super) fn capture(
         control: &TopicPartition,
-        group: &str,
         member: &Weak<Polled<Consumer>>,
         standing: &Arc<Standing>,
+        seen: &Arc<Seen>,
         properties: &Properties,
     ) -> Result<Self, Error> {
         let consumer = member.upgrade().ok_or_else(|| gone(control))?;
@@ -48,11 +51,17 @@ impl Claimed {
             control: control.clone(),
             metadata,
             generation,
-            transactional_id: format!("{group}.{}", control.partition),
+            transactional_id: format!("{}.{}", standing.group, control.partition),
             member: member.clone(),
             standing: Arc::clone(standing),
+            seen: Arc::clone(seen),
             properties: properties.clone(),
         })
+    }
+
+    /// No request of the claim's producer is sent a second time before this.
+    pub(super) fn earliest_retry(&self) -> Duration {
+        self.properties.earliest_retry()
     }
 
     /// The group as it was captured, and the partition this member's in it.
@@ -77,7 +86,8 @@ pub(super) fn claim(claimed: &Claimed) -> Result<Polled<Producer>, Error> {
     claimed.check(&consumer)?;
     // Only a member of the group's present generation may store a position.
     let confirmed = consumer.client.commit(&position_of(control), CommitMode::Sync);
-    confirmed.map_err(|e| of_group(code(&e), control, claimed.standing.check(control).is_ok()))?;
+    let of_group = |code, at: &TopicPartition| of_group(code, at, claimed.standing.check(at).is_ok());
+    confirmed.map_err(|e| claimed.seen.judge(of_group, code(&e), control))?;
     claimed.check(&consumer)?;
     let producer = claimed.properties.committing(&claimed.transactional_id)?;
     // Once a broker has answered, the coordinator is found at once; else the library looks again
@@ -85,7 +95,7 @@ pub(super) fn claim(claimed: &Claimed) -> Result<Polled<Producer>, Error> {
     drop(producer.client.client().fetch_metadata(Some(control.topic.as_str()), CALL));
     match producer.client.init_transactions(CALL) {
         Ok(()) => Ok(producer),
-        Err(error) => Err(of_transaction(producer.fatal().unwrap_or(code(&error)), control)),
+        Err(error) => Err(claimed.seen.judge(of_transaction, producer.fatal().unwrap_or(code(&error)), control)),
     }
 }
 

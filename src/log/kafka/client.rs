@@ -1,6 +1,7 @@
 //! How each kind of client is configured, and where librdkafka's own words go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -63,7 +64,9 @@ impl Properties {
 
     /// For questions: metadata, where partitions end. Never reads.
     pub(super) fn asking(&self, isolation: &str) -> Result<Consumer, Error> {
-        let config = self.client(&[], &[("isolation.level", isolation), ("enable.auto.commit", "false")]);
+        // Of a topic that it neither reads nor writes, librdkafka forgets a dead leader only with age.
+        let defaults = [("metadata.max.age.ms", "1000")];
+        let config = self.client(&defaults, &[("isolation.level", isolation), ("enable.auto.commit", "false")]);
         config.create_with_context(Context).map_err(|e| refused(&e))
     }
 
@@ -136,8 +139,10 @@ impl Properties {
 
     /// For the atomic commits of one control partition.
     pub(super) fn committing(&self, transactional_id: &str) -> Result<Polled<Producer>, Error> {
+        let retry = RETRY.to_string();
         let defaults = [
             ("linger.ms", "1"),
+            ("retry.backoff.ms", retry.as_str()),
             // A zombie's open transaction holds up its partitions' readers for so long at most.
             ("transaction.timeout.ms", "10000"),
             ("delivery.timeout.ms", "8000"),
@@ -148,12 +153,27 @@ impl Properties {
         polled(&self.client(&defaults, &[("transactional.id", transactional_id), ("enable.idempotence", "true")]))
     }
 
+    /// No request of a committing producer is sent a second time before this: librdkafka pauses for
+    /// `retry.backoff.ms`, give or take a fifth, and `retry.backoff.max.ms` at most.
+    pub(super) fn earliest_retry(&self) -> Duration {
+        let millis = |key, default| self.0.get(key).and_then(|given| given.parse().ok()).unwrap_or(default);
+        let pause = millis("retry.backoff.ms", RETRY).saturating_mul(4) / 5;
+        Duration::from_millis(pause.min(millis("retry.backoff.max.ms", RETRY_MAX)))
+    }
+
     /// The largest record that a producer takes; what a topic takes is the broker's to say.
     pub(super) fn largest_record(&self) -> usize {
         let given = self.0.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         given.unwrap_or(LARGEST.parse().expect("it is a number"))
     }
 }
+
+/// Milliseconds before a committing producer sends a request again: longer than a healthy cluster
+/// takes to end a transaction, see [`Properties::earliest_retry`], and short beside a session.
+const RETRY: u64 = 250;
+
+/// librdkafka's own bound of the pause, in milliseconds.
+const RETRY_MAX: u64 = 1_000;
 
 /// Above any topic's limit that makes sense, so that the topic's own limit is what refuses.
 const LARGEST: &str = "67108864";

@@ -11,6 +11,8 @@ use crate::record::Partition;
 pub(super) enum Meaning {
     /// It will never be taken like this: the record, the topic or a permission has to change.
     Refused,
+    /// There is no such partition, as far as that broker knows. See [`super::seen`].
+    Missing,
     /// Another instance with the same transactional id was initialised later.
     Fenced,
     /// The group has moved on without this member, or this is no member's generation.
@@ -37,9 +39,9 @@ const TABLE: &[(Code, Meaning)] = &[
     (Code::InvalidRecord, Meaning::Refused),
     (Code::InvalidTimestamp, Meaning::Refused),
     (Code::PolicyViolation, Meaning::Refused),
-    (Code::UnknownPartition, Meaning::Refused),
-    (Code::UnknownTopic, Meaning::Refused),
-    (Code::UnknownTopicOrPartition, Meaning::Refused),
+    (Code::UnknownPartition, Meaning::Missing),
+    (Code::UnknownTopic, Meaning::Missing),
+    (Code::UnknownTopicOrPartition, Meaning::Missing),
     (Code::InvalidTopic, Meaning::Refused),
     (Code::TopicAuthorizationFailed, Meaning::Refused),
     (Code::GroupAuthorizationFailed, Meaning::Refused),
@@ -121,7 +123,7 @@ pub(super) fn meaning(code: Code) -> Meaning {
 /// A plain append: it was written, or not, or nobody knows.
 pub(super) fn of_append(code: Code, at: &TopicPartition) -> Error {
     match meaning(code) {
-        Meaning::Refused => rejected(code, at),
+        Meaning::Refused | Meaning::Missing => rejected(code, at),
         Meaning::Unsent => Error::Unavailable(format!("{at}: {code}")),
         _ => Error::Unknown(format!("{at}: {code}")),
     }
@@ -131,7 +133,7 @@ pub(super) fn of_append(code: Code, at: &TopicPartition) -> Error {
 /// being written.
 pub(super) fn of_transaction(code: Code, at: &TopicPartition) -> Error {
     match meaning(code) {
-        Meaning::Refused => rejected(code, at),
+        Meaning::Refused | Meaning::Missing => rejected(code, at),
         Meaning::Fenced | Meaning::Stale => Error::Fenced(format!("{at}: {code}")),
         _ => Error::Unavailable(format!("{at}: {code}")),
     }
@@ -149,7 +151,7 @@ pub(super) fn of_end(code: Code, at: &TopicPartition) -> Error {
 /// still this member's, as far as it knows: if so its generation is merely old.
 pub(super) fn of_group(code: Code, at: &TopicPartition, held: bool) -> Error {
     match meaning(code) {
-        Meaning::Refused => rejected(code, at),
+        Meaning::Refused | Meaning::Missing => rejected(code, at),
         Meaning::Stale | Meaning::Fenced if !held => Error::Fenced(format!("{at}: {code}")),
         _ => Error::Unavailable(format!("{at}: {code}")),
     }
@@ -158,7 +160,7 @@ pub(super) fn of_group(code: Code, at: &TopicPartition, held: bool) -> Error {
 /// A question, which changes nothing.
 pub(super) fn of_question(code: Code, at: &TopicPartition) -> Error {
     match meaning(code) {
-        Meaning::Refused => rejected(code, at),
+        Meaning::Refused | Meaning::Missing => rejected(code, at),
         _ => Error::Unavailable(format!("{at}: {code}")),
     }
 }
@@ -290,7 +292,7 @@ mod tests {
     fn nothing_that_may_have_been_written_is_called_unwritten() {
         for (code, meaning) in TABLE {
             let append = of_append(*code, &at());
-            let certain = matches!(meaning, Meaning::Refused | Meaning::Unsent);
+            let certain = matches!(meaning, Meaning::Refused | Meaning::Missing | Meaning::Unsent);
             assert_eq!(matches!(append, Error::Unknown(_)), !certain, "{code:?}");
             assert!(matches!(of_end(*code, &at()), Error::Unknown(_) | Error::Fenced(_)), "{code:?}");
         }

@@ -281,11 +281,16 @@ impl Fetching {
                 return;
             }
             // A topic that has just been made is not known everywhere yet.
-            Meaning::Refused if code == Code::UnknownTopicOrPartition => {
+            Meaning::Missing if code == Code::UnknownTopicOrPartition => {
                 tracing::debug!(%of, reason, "fetching");
                 return;
             }
-            Meaning::Refused | Meaning::Fenced | Meaning::Stale | Meaning::OutOfRange | Meaning::Broken => {}
+            Meaning::Refused
+            | Meaning::Missing
+            | Meaning::Fenced
+            | Meaning::Stale
+            | Meaning::OutOfRange
+            | Meaning::Broken => {}
         }
         slot.flush();
         slot.feed.fail(code);

@@ -178,7 +178,7 @@ impl Serving {
     fn failed(&self, code: Code, fatal: bool, reason: &str) {
         let at = self.topics.first().map(|topic| topic.partition(partition(0)));
         match (meaning(code), at) {
-            (Meaning::Refused, Some(at)) if code != Code::UnknownTopicOrPartition => {
+            (Meaning::Refused, Some(at)) => {
                 self.standing.refuse(of_group(code, &at, true));
             }
             _ if fatal => self.standing.refuse(Error::Fenced(format!("{}: {code}: {reason}", self.standing.group))),

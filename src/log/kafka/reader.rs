@@ -99,7 +99,7 @@ impl KafkaReader {
         match meaning(code) {
             Meaning::OutOfRange => {}
             Meaning::Broken => return Ok(Error::Damaged(format!("{of} at {}: {code}", self.position()))),
-            _ => return Ok(of_question(code, of)),
+            _ => return Ok(self.shared.seen.judge(of_question, code, of)),
         }
         let (bounds, wanted) = (self.shared.asker.bounds(of).await?, self.position());
         Ok(if wanted < bounds.start {

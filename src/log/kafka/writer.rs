@@ -2,12 +2,18 @@
 //! every call of a transaction blocks.
 //!
 //! After anything ambiguous a producer is dropped, never used again. The one error that a writer
-//! survives is a refused record: the transaction is aborted, and before the next commit the
-//! producer is made anew, provided that the group has not shared out its partitions since the claim,
-//! so that nobody can have claimed in between.
+//! survives is a refused record: the transaction is aborted.
+//!
+//! librdkafka sends the end of a transaction again where the answer does not come, and says nothing.
+//! The first one may then arrive within the next transaction and commit half of it, with the cursor
+//! but without the outputs, or the other way round: requests of one epoch are all alike to the broker
+//! (KIP-890, whose epoch for each transaction librdkafka does not have). So after an end that took
+//! long enough to have been sent twice, as after a refusal, the producer is made anew before the next
+//! commit, which gives it a new epoch; provided that the group has not shared out its partitions since
+//! the claim, so that nobody can have claimed in between.
 
 use std::ffi::CString;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -19,7 +25,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::append::offsets;
-use super::asker::Commits;
 use super::claim::{Claimed, claim, position_of};
 use super::client::log_line;
 use super::errors::{Meaning, code, meaning, of_end, of_transaction};
@@ -52,13 +57,13 @@ struct Job {
 }
 
 impl KafkaWriter {
-    pub(super) fn start(claimed: Claimed, producer: Polled<Producer>, commits: Arc<Commits>) -> Result<Self, Error> {
+    pub(super) fn start(claimed: Claimed, producer: Polled<Producer>) -> Result<Self, Error> {
         let control = claimed.control.clone();
         // One commit at a time: the next one is given only when the last one is answered.
         let (jobs, received) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name(format!("kafka-commit-{}", control.partition))
-            .spawn(move || Committing { claimed, producer: Some(producer), commits }.run(&received))
+            .spawn(move || Committing { claimed, producer: Some(producer) }.run(&received))
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
         Ok(Self { jobs, control, spent: false })
     }
@@ -89,9 +94,8 @@ impl Writer for KafkaWriter {
 /// What the thread has.
 struct Committing {
     claimed: Claimed,
-    /// `None` after a transaction was aborted.
+    /// `None` after a transaction was aborted, or may have been ended twice.
     producer: Option<Polled<Producer>>,
-    commits: Arc<Commits>,
 }
 
 /// Where a transaction failed.
@@ -129,21 +133,22 @@ impl Committing {
         if !claimed && appends.iter().all(|append| append.batch.is_empty()) {
             return Ok(vec![Offsets::default(); appends.len()]);
         }
+        let seen = &self.claimed.seen;
         let producer = match self.producer.take() {
             Some(producer) => producer,
             None => claim(&self.claimed)?,
         };
         let transaction = Transaction { producer: &producer, control: &self.claimed.control, appends };
         match transaction.run(claimed.then_some(&self.claimed)) {
-            Ok(written) => {
+            Ok((written, ending)) => {
                 for (append, written) in appends.iter().zip(&written) {
-                    written.iter().max().into_iter().for_each(|last| self.commits.note(&append.to, Offset(last + 1)));
+                    written.iter().max().into_iter().for_each(|last| seen.note_commit(&append.to, Offset(last + 1)));
                 }
-                self.producer = Some(producer);
+                self.producer = (ending < self.claimed.earliest_retry()).then_some(producer);
                 Ok(written.iter().map(|written| offsets(written)).collect())
             }
             Err(Failed::Before(code, at)) => {
-                let error = of_transaction(code, &at);
+                let error = seen.judge(of_transaction, code, &at);
                 if matches!(error, Error::Rejected { .. }) {
                     // So that nobody waits for it to time out. Where it fails, the next claim ends it.
                     if let Err(error) = producer.client.abort_transaction(CALL) {
@@ -176,9 +181,8 @@ impl Reported {
         match outcome {
             Ok(offset) => self.written[append].push(offset),
             // A refused record is the cause of all that is taken from the queue with it.
-            Err(code) if self.failed.is_none_or(|(known, _)| meaning(known) != Meaning::Refused) => {
-                let refused = meaning(code) == Meaning::Refused;
-                if refused || self.failed.is_none() {
+            Err(code) if self.failed.is_none_or(|(known, _)| !refuses(known)) => {
+                if refuses(code) || self.failed.is_none() {
                     self.failed = Some((code, append));
                 }
             }
@@ -187,8 +191,13 @@ impl Reported {
     }
 }
 
+fn refuses(code: Code) -> bool {
+    matches!(meaning(code), Meaning::Refused | Meaning::Missing)
+}
+
 impl Transaction<'_> {
-    fn run(&self, claimed: Option<&Claimed>) -> Result<Vec<Vec<u64>>, Failed> {
+    /// The offsets of the records of each append, and how long it took to end.
+    fn run(&self, claimed: Option<&Claimed>) -> Result<(Vec<Vec<u64>>, Duration), Failed> {
         let client = &self.producer.client;
         client.begin_transaction().map_err(|e| self.before(code(&e)))?;
         let deadline = Instant::now() + DELIVERY;
@@ -199,11 +208,12 @@ impl Transaction<'_> {
                 .send_offsets_to_transaction(&positions, &claimed.metadata, CALL)
                 .map_err(|e| self.before(code(&e)))?;
         }
+        let begun = Instant::now();
         // Bounded by what is left of the transaction's own time-out.
         client
             .commit_transaction(Timeout::Never)
             .map_err(|e| Failed::AtEnd(self.producer.fatal().unwrap_or(code(&e))))?;
-        Ok(written)
+        Ok((written, begun.elapsed()))
     }
 
     fn before(&self, code: Code) -> Failed {
