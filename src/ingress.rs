@@ -33,6 +33,7 @@ mod read;
 mod release;
 mod results;
 mod single;
+mod standstill;
 mod state;
 pub mod tcp;
 mod tls;

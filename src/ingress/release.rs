@@ -11,6 +11,7 @@ use super::Service;
 use super::present::Output;
 use super::problem::{Code, Problem};
 use super::single::{self, Accepted};
+use super::standstill;
 use super::waiters::{Guest, Woken};
 use crate::log::Error;
 use crate::observe::{ledger, outputs};
@@ -35,13 +36,15 @@ pub(super) fn wait_of(text: &str, max: Duration) -> Result<Duration, Problem> {
     Ok(wait)
 }
 
-/// Answers once the message is released, or `until` has come, or the process drains.
+/// Answers once the message is released, or stands still for an operator, or `until` has come, or the
+/// process drains.
 pub(super) async fn answer(service: &Service, guest: Guest, accepted: Accepted, until: Instant) -> Response {
     let outcome = async {
         tokio::select! {
             biased;
             outcome = timeout_at(until, outcome(service, &guest, accepted)) => outcome.unwrap_or(Ok(None)),
             () = service.drain().cancelled() => Ok(None),
+            problem = standstill::noticed(service, accepted.source) => Err(placed(problem, accepted.source)),
         }
     };
     let answered = match outcome.await {
@@ -55,10 +58,12 @@ pub(super) async fn answer(service: &Service, guest: Guest, accepted: Accepted, 
 }
 
 fn not_yet(source: Source) -> Problem {
-    Problem::new(Code::NotReleasedYet, "the message is durable and will be worked on; ask for its state by its id")
-        .with("id", source.to_string())
-        .with("lane", source.lane.0)
-        .with("offset", source.offset.0)
+    let detail = "the message is durable and will be worked on; ask for its state by its id";
+    placed(Problem::new(Code::NotReleasedYet, detail), source)
+}
+
+fn placed(problem: Problem, source: Source) -> Problem {
+    problem.with("id", source.to_string()).with("lane", source.lane.0).with("offset", source.offset.0)
 }
 
 /// What became of the message: of the original, where it is a duplicate.

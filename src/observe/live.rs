@@ -12,7 +12,7 @@ use crate::order::Standing;
 use crate::record::cursor::LaneCursor;
 use crate::record::{Offset, Partition, Source, Timestamp};
 pub use crate::resequence::Options;
-use crate::resequence::{Destinations, Entry, LaneState, OnFailure};
+use crate::resequence::{Destinations, Entry, LaneState, OnFailure, Scope};
 use crate::takeover;
 use crate::topics::Topics;
 
@@ -38,6 +38,8 @@ pub struct Live {
     pub now: Timestamp,
     state: LaneState,
     on_failure: OnFailure,
+    /// Whether the whole lane is one sequence group.
+    one_group: bool,
 }
 
 /// What a message that is not released waits for.
@@ -90,7 +92,8 @@ pub async fn lane(log: &dyn Log, topics: &Topics, options: &Options, lane: Parti
     let bounds = log.bounds(&topics.input.partition(lane)).await?;
     let (input_end, held_up_to) = (bounds.stable_end, bounds.end);
     let (epoch, control, on_failure) = (owner.epoch, owner.control, options.on_failure);
-    let mut live = Live { lane, epoch, control, cursor, input_end, held_up_to, now: log.now(), state, on_failure };
+    let (now, one_group) = (log.now(), options.by == Scope::Lane);
+    let mut live = Live { lane, epoch, control, cursor, input_end, held_up_to, now, state, on_failure, one_group };
     if live.cursor.halted.is_none() {
         live.replay(log, topics).await?;
     }
@@ -168,6 +171,20 @@ impl Live {
     #[must_use]
     pub fn blocking(&self) -> Option<Message> {
         self.state.order().blocking().map(|(offset, entry)| self.message(offset, entry))
+    }
+
+    /// The message that waits for an operator and so holds back the one at `offset`: that one itself, or
+    /// one that has to leave before it. `None` where that is not so, or cannot be told because the
+    /// message is beyond what is read and its group not known.
+    #[must_use]
+    pub fn held_by(&self, offset: Offset) -> Option<Message> {
+        let order = self.state.order();
+        let head = match order.standing(offset) {
+            Standing::Open { .. } => order.waits_for(offset).unwrap_or(offset),
+            Standing::Unread if self.one_group => order.blocking()?.0,
+            _ => return None,
+        };
+        self.find(head).filter(|message| matches!(message.waiting, Waiting::Operator(_)))
     }
 
     fn message(&self, offset: Offset, entry: &Entry) -> Message {

@@ -11,7 +11,10 @@ use seriatim::log::memory::{Delay, Memory, Stored};
 use seriatim::log::{Log, TopicPartition};
 use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
 use seriatim::record::ledger::{LedgerRecord, Outcome};
-use seriatim::record::{BatchBuilder, Epoch, Name, Offset, OutputHeaders, Partition, Sequence, Source};
+use seriatim::record::{
+    BatchBuilder, Epoch, Headers, Name, Offset, OutputHeaders, Partition, RecordRef, ResultHeaders, Sequence, Source,
+    Status, check,
+};
 use seriatim::topics::Topics;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -156,6 +159,19 @@ impl Fixture {
         let cursor = encode(&OwnerCursor { lanes: [(0, lane)].into(), ..OwnerCursor::default() });
         let cursors = self.topics.cursors_resequence.partition(Partition(0));
         self.append(&cursors, |batch| batch.push(Some(b"resequence"), Some(&cursor), |_| {})).await;
+    }
+
+    /// What a worker says of the record at this offset, with the check that proves it read it.
+    pub(crate) async fn result(&self, offset: u64, status: Status, error: Option<&[u8]>) {
+        let stored = &self.input(0)[usize::try_from(offset).expect("it is small")];
+        let headers = Headers::default();
+        let record =
+            RecordRef::new(stored.offset, stored.timestamp, stored.key.as_deref(), stored.value.as_deref(), headers);
+        let mut result = ResultHeaders::new(source(offset), check(&record), status);
+        (result.error, result.attempt, result.worker) = (error, Some(2), Some(&b"w1"[..]));
+        let results = self.topics.results.partition(Partition(0));
+        let key = offset.to_string();
+        self.append(&results, |batch| batch.push(Some(key.as_bytes()), Some(b"out"), |h| result.encode(h))).await;
     }
 
     pub(crate) fn ledger(&self) -> TopicPartition {

@@ -8,7 +8,7 @@ use seriatim::log::Log as _;
 use seriatim::log::memory::Faults;
 use seriatim::record::cursor::LaneCursor;
 use seriatim::record::ledger::Outcome;
-use seriatim::record::{Headers, Offset, Partition, RecordRef, ResultHeaders, Source, Status, check};
+use seriatim::record::{Offset, Partition, Source, Status};
 use tokio::time::Duration;
 
 use crate::fixture::{Fixture, get, post, sent, source};
@@ -198,19 +198,6 @@ async fn a_silent_event_stream_beats_and_ends_with_the_process() {
     assert_eq!(piece().await, None);
 }
 
-/// What a worker says of the record at this offset, with the check that proves it read it.
-async fn result(fixture: &Fixture, offset: u64, status: Status, error: Option<&[u8]>) {
-    let stored = &fixture.input(0)[usize::try_from(offset).expect("it is small")];
-    let headers = Headers::default();
-    let record =
-        RecordRef::new(stored.offset, stored.timestamp, stored.key.as_deref(), stored.value.as_deref(), headers);
-    let mut result = ResultHeaders::new(source(offset), check(&record), status);
-    (result.error, result.attempt, result.worker) = (error, Some(2), Some(&b"w1"[..]));
-    let results = fixture.topics.results.partition(Partition(0));
-    let key = offset.to_string();
-    fixture.append(&results, |batch| batch.push(Some(key.as_bytes()), Some(b"out"), |h| result.encode(h))).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_message_that_waits_says_for_what() {
     let options = Options { lanes: Some(LaneOptions::default()), ..Options::default() };
@@ -221,9 +208,9 @@ async fn a_message_that_waits_says_for_what() {
     let lane = LaneCursor { limit: 4, order: "lane".to_owned(), ..LaneCursor::default() };
     fixture.own(lane.clone()).await;
     let error = br#"{"code":"boom"}"#;
-    result(&fixture, 1, Status::Done, None).await;
-    result(&fixture, 2, Status::Failed, Some(error)).await;
-    result(&fixture, 0, Status::Retrying, Some(error)).await;
+    fixture.result(1, Status::Done, None).await;
+    fixture.result(2, Status::Failed, Some(error)).await;
+    fixture.result(0, Status::Retrying, Some(error)).await;
     let first = state(&fixture, "0-0").await;
     assert_eq!(
         (&first["state"], &first["attempt"], &first["worker"], &first["error"]["code"]),
@@ -236,7 +223,7 @@ async fn a_message_that_waits_says_for_what() {
     assert_eq!(state(&fixture, "0-3").await["state"], "sent");
     // A second later it is looked at again: the head has failed for good.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    result(&fixture, 0, Status::Failed, Some(error)).await;
+    fixture.result(0, Status::Failed, Some(error)).await;
     let halted = state(&fixture, "0-0").await;
     assert_eq!(
         (&halted["state"], &halted["round"], &halted["error"]["code"]),

@@ -2,8 +2,10 @@
 
 use axum::http::StatusCode;
 use serde_json::json;
-use seriatim::ingress::Options;
+use seriatim::ingress::{LaneOptions, Options};
 use seriatim::log::memory::Faults;
+use seriatim::record::Status;
+use seriatim::record::cursor::LaneCursor;
 use seriatim::record::ledger::Outcome;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -182,4 +184,51 @@ async fn a_ledger_that_cannot_be_read_for_a_while_only_delays() {
     // A look-up of its own may fail, which is said; the message's place is told all the same.
     assert!([204, 503].contains(&answer.status.as_u16()), "{}", answer.text());
     assert_eq!(answer.header("location"), "/v1/messages/0-0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_only_an_operator_can_end_is_told_so() {
+    let options = Options { lanes: Some(LaneOptions::default()), ..Options::default() };
+    let fixture = Fixture::new(1, options).await;
+    let failing = || waiting("failing").header("idempotency-key", "k");
+    let began = Instant::now();
+    let owner = async {
+        sleep(Duration::from_secs(5)).await;
+        let lane = LaneCursor { limit: 2, order: "lane".to_owned(), ..LaneCursor::default() };
+        fixture.own(lane).await;
+        fixture.result(0, Status::Failed, Some(br#"{"code":"boom"}"#)).await;
+    };
+    let (itself, ()) = tokio::join!(fixture.call(failing()), owner);
+    assert_eq!((itself.status, itself.code().as_str()), (StatusCode::GATEWAY_TIMEOUT, "not-released-yet"));
+    let told = itself.json();
+    assert_eq!(
+        (&told["id"], &told["state"], &told["error"]["code"]),
+        (&json!("0-0"), &json!("halted"), &json!("boom"))
+    );
+    assert!((5..9).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+
+    let began = Instant::now();
+    let behind = fixture.call(waiting("behind")).await.json();
+    assert_eq!(
+        (&behind["id"], &behind["waitsFor"], &behind["error"]["code"]),
+        (&json!("0-1"), &json!("0-0"), &json!("boom"))
+    );
+    assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+    let again = fixture.call(failing()).await;
+    assert_eq!((again.json()["state"].as_str(), again.header("idempotent-replayed")), (Some("halted"), "true"));
+
+    fixture.own(LaneCursor { halted: Some("torn".to_owned()), ..LaneCursor::default() }).await;
+    let lost = fixture.call(waiting("lost")).await.json();
+    assert_eq!((&lost["state"], &lost["reason"]), (&json!("halted"), &json!("torn")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_takes_long_is_waited_for_to_the_end() {
+    let options = Options { lanes: Some(LaneOptions::default()), ..Options::default() };
+    let fixture = Fixture::new(1, options).await;
+    fixture.own(LaneCursor { limit: 1, order: "lane".to_owned(), ..LaneCursor::default() }).await;
+    let began = Instant::now();
+    let answer = fixture.call(waiting("slow")).await;
+    assert_eq!((answer.code().as_str(), answer.json()["waitsFor"].is_null()), ("not-released-yet", true));
+    assert_eq!(began.elapsed().as_secs(), 30);
 }
