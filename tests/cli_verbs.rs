@@ -3,7 +3,7 @@
 #[path = "cli_verbs/program.rs"]
 mod program;
 
-use program::{Folder, Pipeline, run};
+use program::{Folder, Follower, Pipeline, run};
 
 #[test]
 fn json_lines_are_uploaded_and_each_bad_one_is_named() {
@@ -62,6 +62,20 @@ fn what_is_refused_or_not_there_has_its_exit_code() {
     assert_eq!(run(&other, &["verify"], &[]).code, 3, "there is no log");
     let gone = run(&other, &["tail"], &[("SERIATIM_INGRESS__HTTP", "127.0.0.1:9")]);
     assert!(gone.code == 1 && gone.err.contains("seriatim run"), "{}", gone.err);
+}
+
+#[test]
+fn send_says_at_once_that_nobody_answers_and_goes_on_when_somebody_does() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    let ports = pipeline.ports();
+    folder.write("lines.txt", "one\ntwo\n");
+    drop(pipeline);
+    let sender = Follower::of(&folder, &ports, &["send", "lines.txt"]);
+    let said = sender.lines(1).remove(0);
+    assert!(said.contains("nothing answers at") && said.contains("trying again in 1s, up to 29 times"), "{said}");
+    let pipeline = Pipeline::start_at(&folder, &ports);
+    assert_eq!(pipeline.bodies(2), ["one", "two"]);
 }
 
 #[test]

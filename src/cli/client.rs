@@ -94,7 +94,8 @@ impl Client {
         })
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+    /// What to tell of a call that nobody answered.
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> Failure {
         if error.is_timeout() {
             return Failure::new(Exit::TimedOut, format!("{} did not answer in time", self.base));
         }

@@ -15,8 +15,8 @@ use super::client::Client;
 use super::{Exit, Failure};
 use events::Events;
 
-/// The longest line taken from a process: its largest output, twice as base64, and its headers.
-const MAX_LINE: usize = 64 << 20;
+/// The longest line of outputs taken from a process: its largest output, twice as base64, and its headers.
+pub(super) const MAX_OUTPUT: usize = 64 << 20;
 
 /// The pause before a broken stream is asked for again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -24,12 +24,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often in a row it is asked for in vain before giving up: half a minute.
 const ATTEMPTS: u32 = 60;
 
-/// The lines of an answer, without their ends; blank ones too.
+/// The lines of an answer, without their ends; blank ones too. One that is too long ends them with an error.
 pub(super) type Lines = BoxStream<'static, anyhow::Result<Bytes>>;
 
-pub(super) fn lines(response: Response) -> Lines {
+pub(super) fn lines(response: Response, longest: usize) -> Lines {
     let body = response.bytes_stream().map(|piece| piece.map_err(std::io::Error::other));
-    let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), MAX_LINE);
+    let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), longest);
     FramedRead::new(StreamReader::new(body), codec).map(|line| Ok(line?)).boxed()
 }
 
@@ -96,7 +96,7 @@ impl Follow {
         if let Some(id) = last {
             request = request.header("last-event-id", id);
         }
-        Ok((lines(client.send(request).await?), Events::default()))
+        Ok((lines(client.send(request).await?, MAX_OUTPUT), Events::default()))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::Exit;
 use super::client::Client;
 use super::shared::{closed, out, runtime, unless_closed};
-use super::stream::{Follow, lines, outputs};
+use super::stream::{Follow, MAX_OUTPUT, lines, outputs};
 use crate::process::config::{Config, DEFAULT_DESTINATION};
 
 /// Print the ordered outputs of a destination, with where they come from
@@ -107,7 +107,7 @@ impl Tail {
                 self.show(&events.next().await?)?;
             }
         }
-        let mut lines = lines(client.send(client.request(Method::GET, &path)).await?);
+        let mut lines = lines(client.send(client.request(Method::GET, &path)).await?, MAX_OUTPUT);
         while let Some(line) = lines.next().await {
             self.show(&line?)?;
         }

@@ -172,6 +172,14 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// A verb where no pipeline may run, by what it says on standard error.
+    pub(crate) fn of(folder: &Folder, env: &[(String, String)], arguments: &[&str]) -> Self {
+        let mut command = command(folder.path(), arguments, env);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let lines = lines_of(child.stderr.take().expect("it is piped"));
+        Self { child, lines }
+    }
+
     /// The next lines it prints.
     pub(crate) fn lines(&self, count: usize) -> Vec<String> {
         let next = || self.lines.recv_timeout(PATIENCE).expect("a line comes in time");

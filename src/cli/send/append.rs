@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Send;
 use super::input::{Form, Lines};
-use super::tally::{Entry, Tally};
+use super::tally::{Entry, TOO_LARGE, Tally};
 use crate::log::{Appending, Error, Log, TopicPartition};
 use crate::process::Engine;
 use crate::process::config::Config;
@@ -27,14 +27,7 @@ pub(super) async fn lines(
 ) -> anyhow::Result<()> {
     let json = lines.form() == Form::Json && send.content_type.is_none();
     let mut appender = Appender::open(config, send, media).await?;
-    while let Some((number, line)) = lines.next().await? {
-        let line = match line {
-            Ok(line) => line,
-            Err(reason) => {
-                tally.add(Entry::refused(number, 413, "body-too-large", reason))?;
-                continue;
-            }
-        };
+    while let Some((number, line)) = lines.message(tally).await? {
         if json && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&line) {
             tally.add(Entry::refused(number, 400, "invalid-body", format!("it is not JSON: {error}")))?;
             continue;
@@ -79,7 +72,7 @@ impl<'a> Appender<'a> {
     pub(super) async fn add(&mut self, number: u64, body: &[u8], tally: &mut Tally) -> anyhow::Result<()> {
         if body.len() > self.max_body {
             let reason = format!("{} bytes are more than ingress.max_body, {}", body.len(), self.max_body);
-            return Ok(tally.add(Entry::refused(number, 413, "body-too-large", reason))?);
+            return Ok(tally.add(Entry::refused(number, 413, TOO_LARGE, reason))?);
         }
         self.builder.push(self.send.key.as_deref().map(str::as_bytes), Some(body), |to| {
             to.put(Name::ContentType, self.media.as_bytes());

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use indicatif::ProgressBar;
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead};
 
+use super::tally::{Entry, TOO_LARGE, Tally};
 use super::{Input, advance};
 
 /// The longest line that is read at all. A process takes less (`ingress.max_body`) and says so.
@@ -60,6 +61,17 @@ impl Lines {
 
     pub(super) const fn form(&self) -> Form {
         self.form
+    }
+
+    /// As [`Lines::next`], past what is too long to be a message, which the tally is told.
+    pub(super) async fn message(&mut self, tally: &mut Tally) -> std::io::Result<Option<(u64, Bytes)>> {
+        loop {
+            match self.next().await? {
+                Some((number, Ok(line))) => return Ok(Some((number, line))),
+                Some((number, Err(reason))) => tally.add(Entry::refused(number, 413, TOO_LARGE, reason))?,
+                None => return Ok(None),
+            }
+        }
     }
 
     /// The next line that is not blank, without its end; `None` at the end.

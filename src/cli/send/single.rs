@@ -45,27 +45,20 @@ enum Answer {
 }
 
 impl Requests<'_> {
-    /// Sends every line. Ends early where it is unknown whether one was written: what follows must
-    /// not overtake it.
+    /// Sends every line. Ends early where one could not be sent, or it is unknown whether it was
+    /// written: what follows must not overtake it.
     pub(super) async fn lines(&self, lines: &mut Lines, tally: &mut Tally) -> anyhow::Result<()> {
-        while let Some((number, line)) = lines.next().await? {
-            let line = match line {
-                Ok(line) => line,
-                Err(reason) => {
-                    tally.add(Entry::refused(number, 413, "body-too-large", reason))?;
-                    continue;
-                }
-            };
+        while let Some((number, line)) = lines.message(tally).await? {
             let id = self.send.id.as_ref().map(|id| format!("{id}-{number}"));
             if !self.send(number, id, line, tally).await? {
-                eprintln!("stopped after line {number}; later lines were not sent");
+                tally.warn(&format!("stopped at line {number}; later lines were not sent"));
                 break;
             }
         }
         Ok(())
     }
 
-    /// Sends one message; `false` where it is unknown whether it was written.
+    /// Sends one message; `false` where that was given up.
     pub(super) async fn send(
         &self,
         number: u64,
@@ -73,17 +66,16 @@ impl Requests<'_> {
         body: Bytes,
         tally: &mut Tally,
     ) -> anyhow::Result<bool> {
-        let mut attempt = 1;
-        loop {
+        for attempt in 1.. {
             let request = self.request(id.as_deref(), body.clone());
-            let (pause, entry, known) = match self.attempt(number, request).await? {
+            let (pause, entry) = match self.attempt(number, request).await? {
                 Answer::Known(entry) => {
                     tally.add(entry)?;
                     return Ok(true);
                 }
-                Answer::Later(pause, entry) => (pause, entry, true),
+                Answer::Later(pause, entry) => (pause.min(PAUSE_CAP), entry),
                 // Under the same id the same message is not written twice.
-                Answer::Unknown(entry) if id.is_some() => (PAUSE, entry, false),
+                Answer::Unknown(entry) if id.is_some() => (PAUSE, entry),
                 Answer::Unknown(entry) => {
                     tally.add(entry)?;
                     return Ok(false);
@@ -91,11 +83,17 @@ impl Requests<'_> {
             };
             if attempt == ATTEMPTS {
                 tally.add(entry)?;
-                return Ok(known);
+                return Ok(false);
             }
-            attempt += 1;
-            tokio::time::sleep(pause.min(PAUSE_CAP)).await;
+            if attempt == 1 || pause > PAUSE {
+                let why = entry.problem.as_ref().map_or("", |problem| problem.detail.as_str());
+                let left = ATTEMPTS - attempt;
+                let pause = humantime::format_duration(pause);
+                tally.warn(&format!("line {number}: {why}; trying again in {pause}, up to {left} times"));
+            }
+            tokio::time::sleep(pause).await;
         }
+        Ok(false)
     }
 
     fn request(&self, id: Option<&str>, body: Bytes) -> RequestBuilder {
@@ -112,12 +110,8 @@ impl Requests<'_> {
             Ok(response) => response,
             Err(error) if error.is_builder() => return Err(error.into()),
             Err(error) if error.is_connect() => {
-                // The same call again, for the words that say what to do.
-                let failure = self.client.send(self.client.request(Method::GET, "/v1/messages/0-0")).await;
-                if let Err(failure) = failure {
-                    return Ok(Answer::Later(PAUSE, Entry::refused(number, 503, "unreachable", failure.message)));
-                }
-                return Ok(Answer::Later(PAUSE, Entry::refused(number, 503, "unreachable", error.to_string())));
+                let reason = self.client.unreachable(&error).message;
+                return Ok(Answer::Later(PAUSE, Entry::refused(number, 503, "unreachable", reason)));
             }
             Err(error) => return Ok(Answer::Unknown(Entry::unanswered(number, format!("no answer came: {error}")))),
         };

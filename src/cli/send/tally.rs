@@ -26,6 +26,9 @@ pub(super) struct Problem {
     pub(super) detail: String,
 }
 
+/// The code of what is too large to be a message, as processes have it.
+pub(super) const TOO_LARGE: &str = "body-too-large";
+
 /// Codes for which nobody knows whether the message was written.
 const UNKNOWN: [&str; 2] = ["outcome-unknown", "no-answer"];
 
@@ -80,6 +83,11 @@ impl Tally {
             self.last = Some(id);
         }
         Ok(())
+    }
+
+    /// Says how it goes, while that is not what is hoped for.
+    pub(super) fn warn(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("seriatim: {text}"));
     }
 
     /// The summary, and how the verb ends.

@@ -3,17 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use reqwest::{Body, Method, header};
 use serde::Deserialize;
-use tokio_util::codec::{AnyDelimiterCodec, FramedRead};
-use tokio_util::io::StreamReader;
 
 use super::super::client::Client;
+use super::super::stream;
 use super::Send;
 use super::input::Lines;
 use super::single::headers;
-use super::tally::{Entry, Tally};
+use super::tally::{Entry, TOO_LARGE, Tally};
 
 /// Bytes of lines that go to the connection at once.
 const PIECE: usize = 64 * 1024;
@@ -40,9 +39,7 @@ pub(super) async fn upload(client: &Client, send: &Send, lines: Lines, tally: &m
     let mut answered = 0;
     let broken = match response {
         Ok(response) => {
-            let pieces = response.bytes_stream().map(|piece| piece.map_err(std::io::Error::other));
-            let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), MAX_ENTRY);
-            let mut entries = FramedRead::new(StreamReader::new(pieces), codec);
+            let mut entries = stream::lines(response, MAX_ENTRY);
             loop {
                 match entries.next().await {
                     None => break None,
@@ -62,7 +59,7 @@ pub(super) async fn upload(client: &Client, send: &Send, lines: Lines, tally: &m
         Err(failure) => Some(failure.message),
     };
     for (line, reason) in sent.too_long() {
-        tally.add(Entry::refused(line, 413, "body-too-large", reason))?;
+        tally.add(Entry::refused(line, 413, TOO_LARGE, reason))?;
     }
     let reason = broken.unwrap_or_else(|| "the process did not answer for it".to_owned());
     for index in answered..sent.count() {
@@ -76,7 +73,7 @@ pub(super) async fn upload(client: &Client, send: &Send, lines: Lines, tally: &m
 
 /// The lines as a body, in pieces.
 fn body(lines: Lines, sent: Sent) -> Body {
-    Body::wrap_stream(stream::unfold((lines, sent), |(mut lines, sent)| async move {
+    Body::wrap_stream(futures::stream::unfold((lines, sent), |(mut lines, sent)| async move {
         let mut piece = BytesMut::new();
         while piece.len() < PIECE {
             match lines.next().await {
