@@ -169,6 +169,16 @@ fn an_upload_that_is_cut_off_is_void() {
     assert!(!answer.starts_with("HTTP/1.1 202"), "{answer}");
     let status = pipeline.run(&["batch", "status", "cut"]);
     assert_eq!(status.code, 3, "{}", status.out);
+
+    // Killed with items on disk and the end of the upload to come: as void.
+    let mut stream = TcpStream::connect(&address).expect("it listens");
+    stream.write_all(head.as_bytes()).expect("it is read");
+    stream.write_all(b"b\r\n{\"fail\":9}\n\r\n").expect("it is read");
+    let ports = pipeline.ports();
+    drop(pipeline);
+    let pipeline = Pipeline::start_at(&folder, &ports);
+    let status = pipeline.run(&["batch", "status", "cut"]);
+    assert_eq!(status.code, 3, "{}", status.out);
     folder.write("items.ndjson", &items(&[], 5));
     let whole = pipeline.run(&["batch", "submit", "items.ndjson", "--id", "cut", "--watch"]);
     assert_eq!(whole.code, 0, "the id is free, and what was cut off is passed over: {}", whole.err);

@@ -2,6 +2,7 @@
 //! their lane. What is asked for is a record on the log before it is answered.
 
 mod items;
+mod key;
 mod show;
 mod start;
 mod steer;
@@ -74,6 +75,13 @@ fn accepted(id: &str, body: &Value) -> Response {
     if let Ok(location) = HeaderValue::try_from(format!("/v1/batches/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
+    response
+}
+
+/// The answer of the first attempt, to a retry.
+fn replayed(id: &str, body: &Value) -> Response {
+    let mut response = accepted(id, body);
+    response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     response
 }
 

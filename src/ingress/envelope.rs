@@ -48,14 +48,13 @@ impl Envelope {
     /// [`Code::InvalidHeader`] and [`Code::UnsupportedMedia`], naming the header; an unknown
     /// destination is named together with those that are known.
     pub(super) fn read(headers: &HeaderMap, principal: &Principal, topics: &Topics) -> Result<Self, Problem> {
-        let idempotency = single(headers, "idempotency-key")?;
         Ok(Self {
             key: single(headers, "seriatim-key")?.map(key).transpose()?,
             destinations: named_destinations(headers, topics)?,
             traceparent: headers.get("traceparent").filter(|v| is_traceparent(v.as_bytes())).map(bytes),
             event: event(headers)?,
             content_type: single(headers, header::CONTENT_TYPE.as_str())?.map(bytes),
-            idempotency: idempotency.map(|value| Idempotency::read(value, principal)).transpose()?,
+            idempotency: Idempotency::of(headers, principal)?,
         })
     }
 
@@ -118,6 +117,15 @@ impl Envelope {
 }
 
 impl Idempotency {
+    /// The key of a request, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidHeader`].
+    pub(super) fn of(headers: &HeaderMap, principal: &Principal) -> Result<Option<Self>, Problem> {
+        single(headers, "idempotency-key")?.map(|value| Self::read(value, principal)).transpose()
+    }
+
     /// Takes a quoted structured-field string, or the bare characters that many clients send.
     fn read(value: &HeaderValue, principal: &Principal) -> Result<Self, Problem> {
         let invalid = |detail: &'static str| Problem::new(Code::InvalidHeader, detail);

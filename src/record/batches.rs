@@ -12,7 +12,7 @@ mod state;
 
 pub use command::{Change, Command, Selection};
 pub use event::{EventType, all_done, refused, stalled, time, work_order, work_order_completed};
-pub use start::{Defaults, Items, Mode, OnItemFailure, Refused, StartProcessing, Upload, is_id};
+pub use start::{Defaults, Items, Mode, OnItemFailure, Refused, Request, StartProcessing, Upload, is_id};
 pub use state::{BatchRecord, BatchState, Completion, Counts, ItemState, ItemStatus, Open, Outcome, Phase, Rules};
 
 /// The key on `batch-state` under which the [`StartProcessing`] of a batch is kept.

@@ -2,6 +2,7 @@
 
 #[path = "../ingress_tcp/authority.rs"]
 mod authority;
+mod batches;
 mod encoded;
 mod fixture;
 mod openapi;

@@ -11,14 +11,17 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
+use super::super::auth::Principal;
 use super::super::decode::{self, Pieces};
 use super::super::lines::{Line, Lines};
 use super::super::problem::{Code, Problem};
 use super::super::results::check_json;
 use super::super::upload::{Pace, next_frame};
 use super::super::{Service, body, single};
+use super::key::{self, Key};
 use super::{lane_of, start};
 use crate::log::{Appending, TopicPartition};
 use crate::record::batches::{StartProcessing, Upload};
@@ -40,29 +43,49 @@ enum OnBadLine {
 
 /// Starts a batch of the lines of the body. The query says what a start says in JSON: numbers,
 /// truth values and objects as in JSON, everything else as text; and `onBadLine`, and `expect`, the
-/// number of items without which the upload is void.
+/// number of items without which the upload is void. Each item counts for the sender's quota; the body
+/// is read no faster.
+///
+/// A retry under the same `Idempotency-Key` gets the batch of the first attempt, once all of it was
+/// read and found to be the same; none of it is written again.
 ///
 /// # Errors
 ///
-/// [`Code::InvalidQuery`], [`Code::InvalidBatch`], [`Code::BatchExists`], [`Code::InvalidBody`] with the
-/// line, and what the log answers. Then nothing was started.
+/// [`Code::InvalidQuery`], [`Code::InvalidBatch`], [`Code::InvalidHeader`], [`Code::BatchExists`],
+/// [`Code::KeyReused`], [`Code::InvalidBody`] with the line, and what the log answers. Then nothing was
+/// started.
 pub(in super::super) async fn upload(
     service: &Service,
+    principal: &Principal,
     query: Vec<(String, String)>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let key = Key::read(headers, principal)?;
+    let mut content = Sha256::new();
+    for (name, value) in &query {
+        content.update(serde_json::json!([name, value]).to_string());
+    }
     let body = decode::pieces(headers, body, service.options(), service.bodies())?;
     let Asked { mut start, on_bad_line, expect } = asked(query)?;
     let token = format!("upload-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    start::name(&mut start);
+    start::name(&mut start, key.as_ref())?;
     // Checked before anything is written, with one item, for all of it but their number.
     start.upload = Some(Upload { token: token.clone(), first: 0, count: 1 });
-    start::check(service, &start).await?;
+    let there = start::check(service, &start).await?;
+    if there.as_ref().is_some_and(|there| !key.as_ref().is_some_and(|key| key.is_of(there))) {
+        return Err(key::exists(&start.id));
+    }
     let to = service.topics().batch_items.partition(lane_of(service, &start.id));
-    let mut items = Uploading::new(service, to, token.clone(), on_bad_line);
+    let mut items = Uploading::new(service, principal, to, token.clone(), on_bad_line);
+    items.content = content;
+    items.is_there = there.is_some();
     if let Err(problem) = items.take_all(body).await {
         return Err(problem.with("outcome", "void"));
+    }
+    start.request = key.map(|key| key.request(items.content.clone()));
+    if let Some(there) = there {
+        return start::again(service, &start, &there);
     }
     let (count, first) = (items.count, items.first.unwrap_or_default());
     if expect.is_some_and(|expected| expected != count) {
@@ -98,7 +121,7 @@ fn asked(query: Vec<(String, String)>) -> Result<Asked, Problem> {
     let invalid = |error: serde_json::Error| Problem::new(Code::InvalidQuery, error.to_string());
     let on_bad_line = members.remove("onBadLine").map(serde_json::from_value).transpose().map_err(invalid)?;
     let expect = members.remove("expect").map(serde_json::from_value).transpose().map_err(invalid)?;
-    for name in ["count", "items", "template", "upload"] {
+    for name in ["count", "items", "template", "upload", "request"] {
         if members.contains_key(name) {
             return Err(Problem::new(Code::InvalidQuery, format!("{name} makes no sense where items are uploaded")));
         }
@@ -112,6 +135,7 @@ fn asked(query: Vec<(String, String)>) -> Result<Asked, Problem> {
 /// Items on their way to the log.
 struct Uploading<'a> {
     service: &'a Service,
+    principal: &'a Principal,
     to: TopicPartition,
     token: String,
     on_bad_line: OnBadLine,
@@ -124,12 +148,23 @@ struct Uploading<'a> {
     lines: u64,
     bad: u64,
     first_bad: String,
+    /// All that was asked, so far.
+    content: Sha256,
+    /// Its batch was started before: the body is read to be compared.
+    is_there: bool,
 }
 
 impl<'a> Uploading<'a> {
-    fn new(service: &'a Service, to: TopicPartition, token: String, on_bad_line: OnBadLine) -> Self {
+    fn new(
+        service: &'a Service,
+        principal: &'a Principal,
+        to: TopicPartition,
+        token: String,
+        on_bad_line: OnBadLine,
+    ) -> Self {
         Self {
             service,
+            principal,
             to,
             token,
             on_bad_line,
@@ -140,6 +175,8 @@ impl<'a> Uploading<'a> {
             lines: 0,
             bad: 0,
             first_bad: String::new(),
+            content: Sha256::new(),
+            is_there: false,
         }
     }
 
@@ -154,6 +191,7 @@ impl<'a> Uploading<'a> {
             }
             let frame = next_frame(&mut body, pace.deadline(&lines, options)).await?;
             pace.came(frame.as_deref().unwrap_or_default(), &lines);
+            self.content.update(frame.as_deref().unwrap_or_default());
             let mut found = Ok(());
             let mut line = |line: Line<'_>| {
                 if found.is_ok() {
@@ -172,6 +210,7 @@ impl<'a> Uploading<'a> {
             }
             let is_last = frame.is_none();
             let began = Instant::now();
+            self.keep_to_quota().await;
             self.send(if is_last { 0 } else { ON_THE_WAY }).await?;
             pace.rest(began.elapsed());
             if is_last {
@@ -210,11 +249,22 @@ impl<'a> Uploading<'a> {
         }
     }
 
+    /// Waits until the sender may send what is gathered, or until the process drains.
+    async fn keep_to_quota(&mut self) {
+        let count = u32::try_from(self.builder.len()).unwrap_or(u32::MAX);
+        let quota = self.service.keep_to_quota(self.principal, count);
+        // Where it drains, the next look at that ends the upload.
+        let _ = self.service.drain().run_until_cancelled(quota).await;
+    }
+
     /// Appends what was gathered, and waits until no more than `most` appends are on their way.
     async fn send(&mut self, most: usize) -> Result<(), Problem> {
         let patience = self.service.options().append_timeout;
         if !self.builder.is_empty() {
             let batch = self.builder.finish();
+            if self.is_there {
+                return Ok(());
+            }
             let placed = timeout(patience, self.service.log().append(&self.to, batch)).await;
             self.on_the_way.push_back(placed.map_err(|_| single::timed_out())??);
         }

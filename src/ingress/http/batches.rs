@@ -1,16 +1,18 @@
 //! The routes of staggered batches.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
 use super::super::Service;
+use super::super::auth::Principal;
 use super::super::batches::{self, ItemsQuery, ListQuery};
 use super::super::problem::{Code, Problem};
+use super::super::quota::Meter;
 use super::{path, query};
 
 /// `/v1/batches` and what is below it.
@@ -38,20 +40,27 @@ async fn status(
 
 async fn start(
     State(service): State<Service>,
+    Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     request: Request,
-) -> Result<Response, Problem> {
-    let parameters = query(parameters)?;
-    let (parts, body) = request.into_parts();
-    if is_ndjson(&parts.headers) {
-        return batches::upload(&service, parameters, &parts.headers, body).await.map_err(Problem::counted);
-    }
-    if let Some((name, _)) = parameters.first() {
-        let detail =
-            format!("{name} belongs into the JSON; the query is for uploads (Content-Type: application/x-ndjson)");
-        return Err(Problem::new(Code::InvalidQuery, detail).counted());
-    }
-    batches::start(&service, &parts.headers, body).await.map_err(Problem::counted)
+) -> Response {
+    let mut meter = Meter::new(service.quotas(), &principal);
+    let answer = async {
+        let parameters = query(parameters)?;
+        let (parts, body) = request.into_parts();
+        if is_ndjson(&parts.headers) {
+            return batches::upload(&service, &principal, parameters, &parts.headers, body).await;
+        }
+        if let Some((name, _)) = parameters.first() {
+            let detail =
+                format!("{name} belongs into the JSON; the query is for uploads (Content-Type: application/x-ndjson)");
+            return Err(Problem::new(Code::InvalidQuery, detail));
+        }
+        batches::start(&service, &principal, &parts.headers, body, &mut meter).await
+    };
+    let mut response = answer.await.unwrap_or_else(|problem: Problem| problem.counted().into_response());
+    meter.show(response.headers_mut());
+    response
 }
 
 fn is_ndjson(headers: &HeaderMap) -> bool {

@@ -98,6 +98,24 @@ pub struct StartProcessing {
     /// Asks for a final work item, whose `item` this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion: Option<Box<RawValue>>,
+    /// The request that it came from, where that had an `Idempotency-Key`; set by the ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+}
+
+/// A request under a key, by which its retry is told from another request. Digests in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Of the principal and the key.
+    pub identity: String,
+    /// Of what was sent.
+    pub fingerprint: String,
+}
+
+impl Request {
+    /// The digits of each.
+    pub const DIGITS: usize = 32;
 }
 
 /// The `type` of a start, which can only be that.
@@ -155,6 +173,9 @@ pub enum Refused {
     /// The percentage.
     #[error("`toleratedFailurePercentage` is {0}; it has to be 0 to 100")]
     Percentage(f64),
+    /// A request that no ingress wrote.
+    #[error("`request` is not for those who start a batch")]
+    Request,
     /// A time of zero.
     #[error("`{0}` has to be longer than zero")]
     Zero(&'static str),
@@ -177,6 +198,10 @@ impl StartProcessing {
             return Err(Refused::Id);
         }
         self.total()?;
+        let is_digest = |text: &String| text.len() == Request::DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if self.request.as_ref().is_some_and(|r| ![&r.identity, &r.fingerprint].into_iter().all(is_digest)) {
+            return Err(Refused::Request);
+        }
         if self.template.is_some() && self.count.is_none() {
             return Err(Refused::Template);
         }

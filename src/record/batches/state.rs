@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, OnItemFailure};
+use super::{Mode, OnItemFailure, Request};
 
 /// How a batch is to be run: what its start says, with every default filled in. Times are in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -287,6 +287,8 @@ pub struct BatchRecord {
     pub start: u64,
     /// The offset of the last command for it that was executed, its start included.
     pub commanded: u64,
+    /// The request that it came from, where that had an `Idempotency-Key`.
+    pub request: Option<Request>,
     /// The state.
     pub state: BatchState,
     /// Of an upload: the position on `batch-items` from which items above the high-water mark are read.

@@ -8,7 +8,7 @@ use super::upload::{ItemsWanted, Uploaded};
 use crate::log::Fetched;
 use crate::order::batch::{self, Action, Event};
 use crate::record::batches::{
-    BatchRecord, BatchState, EventType, ItemStatus, Items, StartProcessing, all_done, stalled, work_order,
+    BatchRecord, BatchState, EventType, ItemStatus, Items, Request, StartProcessing, all_done, stalled, work_order,
     work_order_completed,
 };
 use crate::record::{Offset, Round, Timestamp};
@@ -32,6 +32,7 @@ pub(super) struct Active {
     /// The offset of the last command that was executed.
     pub(super) commanded: Offset,
     pub(super) state: BatchState,
+    request: Option<Request>,
     source: Source,
     /// The final item, JSON, where one is asked for.
     completion: Option<String>,
@@ -69,6 +70,7 @@ impl Active {
             start: offset,
             commanded: offset,
             state,
+            request: start.request.clone(),
             source,
             completion: start.completion.as_ref().map(|item| item.get().to_owned()),
             ordered: start.ordered,
@@ -96,7 +98,8 @@ impl Active {
             Source::Uploaded(uploaded) => (uploaded.position().0, uploaded.bodies().clone()),
             Source::Template(_) | Source::Listed(_) => (0, BTreeMap::new()),
         };
-        BatchRecord { start: self.start.0, commanded: self.commanded.0, state: self.state.clone(), items, bodies }
+        let (state, request) = (self.state.clone(), self.request.clone());
+        BatchRecord { start: self.start.0, commanded: self.commanded.0, request, state, items, bodies }
     }
 
     pub(super) fn needed_items(&self) -> Option<u64> {
