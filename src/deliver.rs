@@ -19,6 +19,7 @@
 //! A record without provenance, which a stranger wrote into an output topic, is pushed too: all
 //! such records of a lane are one sequence group, and carry no sequence, group or source.
 
+mod content;
 mod feed;
 mod guard;
 mod http;
@@ -33,15 +34,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use http::{BadOptions, Http};
-pub use options::{HttpOptions, OnFailure, Options, Progress, Retry, Start};
+pub use options::{Content, HttpOptions, OnFailure, Options, Order, Progress, Rate, Retry, Start};
 pub use push::Push;
 pub use sign::BadSecret;
 pub use tcp::{PushAck, Tcp, TcpOptions};
-pub use verdict::{Answer, Failure, FailureKind};
+pub use verdict::{Answer, Failure, FailureKind, Wish};
 
 use crate::log::{Log, Topic, TopicPartition};
 use crate::metrics::{self, Role};
@@ -59,6 +61,17 @@ pub trait Sender: Send + Sync + 'static {
     ///
     /// [`Failure`] where no answer came. It says nothing about whether the item arrived.
     fn send(&self, push: Push) -> BoxFuture<'static, Result<Answer, Failure>>;
+
+    /// As [`Sender::send`], of several items of one lane at once, those of a group in their order. Called
+    /// only where an answer before has said that it [`takes`](Answer::takes) several.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::send`].
+    fn send_many(&self, pushes: Vec<Push>) -> BoxFuture<'static, Result<Answer, Failure>> {
+        let detail = format!("{} items at once, which cannot be sent so", pushes.len());
+        futures::future::ready(Err(Failure { kind: FailureKind::Configuration, detail })).boxed()
+    }
 }
 
 /// A destination with its receiver.

@@ -26,7 +26,6 @@ mod live;
 mod many;
 mod openapi;
 mod patient;
-mod present;
 mod problem;
 mod quota;
 mod read;

@@ -13,6 +13,7 @@ pub mod cursor;
 mod headers;
 pub mod ledger;
 pub mod outputs;
+pub(crate) mod present;
 pub mod push;
 
 use std::fmt;
@@ -136,6 +137,20 @@ impl fmt::Display for Source {
 /// Plain decimal digits only: `+1` and ` 1`, which `parse` takes, are no numbers of the contract.
 pub(crate) fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// The number of the sequence group that a name stands for, or that of those without a name.
+///
+/// SHA-256, because names come from strangers, who could otherwise choose many that collide, and
+/// because receivers keep state under this number, so that it must be the same for ever.
+#[must_use]
+pub fn group_hash(name: Option<&[u8]>) -> u64 {
+    use sha2::Digest as _;
+    let digest = match name {
+        Some(name) => sha2::Sha256::new().chain_update([1]).chain_update(name).finalize(),
+        None => sha2::Sha256::digest([0]),
+    };
+    u64::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
 }
 
 /// CRC-32C over an input record's key, value and timestamp, each with its length: only who read

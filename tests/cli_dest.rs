@@ -154,3 +154,30 @@ fn events_of_batches_are_pushed_and_all_done_comes_last() {
     assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
     assert_eq!(receiver.taken.load(Ordering::SeqCst), 21);
 }
+
+#[test]
+fn a_test_says_what_the_receiver_answers_and_a_replay_pushes_once_more() {
+    let (folder, receiver) = (Folder::new(), Receiver::start(200));
+    let pipeline = start(&folder, &receiver);
+    assert_eq!(pipeline.run_with(&["send", "-"], "a\nb\nc\n").code, 0);
+    until_it_says(&pipeline, &["dest"], "pushed below 3, 0 behind");
+    let replay =
+        |from: &'static str| ["dest", "replay", "default", "0", "--from", from, "--id", "fix", "--reason", "x"];
+    let replayed = pipeline.run(&replay("1"));
+    assert_eq!(
+        (replayed.code, replayed.out.as_str()),
+        (0, "replay default: begun; its id is fix\n"),
+        "{}",
+        replayed.err
+    );
+    until_it_says(&pipeline, &["dest"], "pushed below 3, 0 behind");
+    assert_eq!(receiver.taken.load(Ordering::SeqCst), 5);
+    assert_eq!(pipeline.run(&replay("3")).code, 4, "that was not pushed yet");
+    let taken = pipeline.run(&["dest", "test", "default"]);
+    assert!(taken.code == 0 && taken.out.starts_with("test default: taken after "), "{} {}", taken.out, taken.err);
+    receiver.status.store(418, Ordering::SeqCst);
+    let refused = pipeline.run_with(&["dest", "test", "default", "-", "--content-type", "text/plain"], "hello");
+    assert!(refused.code == 1 && refused.out.contains(" ms: status 418"), "{} {}", refused.out, refused.err);
+    assert_eq!(receiver.taken.load(Ordering::SeqCst), 6);
+    assert_eq!(pipeline.run(&["dest", "test", "nowhere"]).code, 3);
+}

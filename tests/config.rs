@@ -44,6 +44,12 @@ fn companions(key: &str) -> &'static str {
         "ingress.quota.per" => "ingress.quota.messages = 7",
         "batch.events" => "destinations.hooks.topic = 'h'",
         "batch.item_events" => "batch.events = 'default'",
+        "destinations.billing.push.rate.messages" => {
+            "destinations.billing.push.http.url = 'https://a'\ndestinations.billing.push.rate.per = '1h'"
+        }
+        "destinations.billing.push.rate.per" => {
+            "destinations.billing.push.http.url = 'https://a'\ndestinations.billing.push.rate.messages = 7"
+        }
         "work.exec.processes" => "work.exec.command = ['true']",
         "destinations.billing.push.http" | "destinations.billing.push.http.url" | "destinations.billing.push.tcp" => "",
         "destinations.billing.push.tcp.address" => {

@@ -2,6 +2,10 @@
 
 #[path = "deliver_stage/crash.rs"]
 mod crash;
+#[path = "deliver_stage/many.rs"]
+mod many;
+#[path = "deliver_stage/operator.rs"]
+mod operator;
 #[path = "deliver_stage/order.rs"]
 mod order;
 #[path = "deliver_stage/policy.rs"]

@@ -1,7 +1,12 @@
 //! `seriatim dest`: how destinations are pushed to, and orders about that.
 
 use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +16,7 @@ use super::client::Client;
 use super::lanes::user;
 use crate::process::config::Config;
 
-/// Show how destinations are pushed to; pause and resume them; end what holds one back
+/// Show how destinations are pushed to; test, pause, resume and replay; end what holds one back
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -19,7 +24,9 @@ Examples:
   seriatim dest pause billing --reason 'they move house'
   seriatim dest resume billing --reason 'they are back'
   seriatim dest retry billing 0 --reason 'their bug is fixed'
-  seriatim dest skip billing 0 4711 --reason 'a test order'")]
+  seriatim dest skip billing 0 4711 --reason 'a test order'
+  seriatim dest test billing
+  seriatim dest replay billing 0 --from 4000 --id restored --reason 'they restored a backup'")]
 pub(super) struct Dest {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -52,6 +59,38 @@ enum Verb {
         /// Why, for the record
         #[arg(long)]
         reason: String,
+    },
+    /// Push what was pushed before once more, from a sequence number on
+    ///
+    /// The items say that they are part of the replay, by its id in the header Seriatim-Replay. A receiver
+    /// that acts exactly once passes over what it has applied, unless it takes part in that replay.
+    Replay {
+        /// The destination
+        name: String,
+        /// The lane
+        lane: u32,
+        /// The sequence number to begin with
+        #[arg(long, value_name = "SEQUENCE")]
+        from: u64,
+        /// What receivers know the replay by; made up where it is not given
+        #[arg(long)]
+        id: Option<String>,
+        /// Why, for the record
+        #[arg(long)]
+        reason: String,
+    },
+    /// Send the receiver an item that is none, and say what it answers
+    ///
+    /// It is signed like any item and has the header Seriatim-Test, but no sequence number. Sent also while the
+    /// destination is paused, disabled or taken for down.
+    Test {
+        /// The destination
+        name: String,
+        /// A file with the body, `-` for standard input; without it {"test":true}
+        file: Option<PathBuf>,
+        /// The media type of the body
+        #[arg(long, value_name = "TYPE", requires = "file")]
+        content_type: Option<String>,
     },
 }
 
@@ -91,17 +130,38 @@ impl Dest {
             Some(Verb::Retry(items)) => (&items.name, "retry", items.order()),
             Some(Verb::Skip(items)) => (&items.name, "skip", items.order()),
             Some(Verb::Accept { name, lane, reason }) => (name, "accept", json!({"lane": lane, "reason": reason})),
+            Some(Verb::Replay { name, lane, from, id, reason }) => {
+                (name, "replay", json!({"lane": lane, "from": from, "id": id, "reason": reason}))
+            }
+            Some(Verb::Test { name, file, content_type }) => {
+                let body = file.as_deref().map(read_body).transpose()?.map(|body| BASE64_STANDARD.encode(body));
+                (name, "test", json!({"bodyBase64": body, "contentType": content_type}))
+            }
         };
         let mut order = order;
         order["by"] = user().into();
         let path = super::shared::path(&["v1", "destinations", name, verb], &[]);
         let answer: Value = client.send(client.request(Method::POST, &path).json(&order)).await?.json().await?;
         let executed = answer["executed"] == true;
-        self.print(&answer, |_| {
-            let how = if executed { "done" } else { "written down; who pushes has not acted yet" };
+        let taken = answer["test"]["taken"].as_bool();
+        self.print(&answer, |answer| {
+            let how = match (taken, answer["id"].as_str()) {
+                _ if !executed => "written down; who pushes has not acted yet".to_owned(),
+                (Some(taken), _) => {
+                    let what = if taken { "taken" } else { "not taken" };
+                    let said = answer["test"]["said"].as_str().unwrap_or_default().trim_end_matches([':', ' ']);
+                    format!("{what} after {} ms: {said}", answer["test"]["milliseconds"])
+                }
+                (None, Some(id)) => format!("begun; its id is {id}"),
+                (None, None) => "done".to_owned(),
+            };
             format!("{verb} {name}: {how}\n")
         })?;
-        Ok(if executed { Exit::Ok } else { Exit::TimedOut })
+        Ok(match (executed, taken) {
+            (false, _) => Exit::TimedOut,
+            (true, Some(false)) => Exit::Failed,
+            (true, _) => Exit::Ok,
+        })
     }
 
     async fn list(&self, client: &Client) -> anyhow::Result<Exit> {
@@ -132,6 +192,15 @@ impl Items {
     }
 }
 
+fn read_body(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut body)?;
+        return Ok(body);
+    }
+    std::fs::read(file).with_context(|| file.display().to_string())
+}
+
 fn show(destination: &Value) -> String {
     let name = destination["name"].as_str().unwrap_or_default();
     let held = match (destination["held"]["paused"].as_str(), destination["held"]["disabled"].as_str()) {
@@ -142,6 +211,9 @@ fn show(destination: &Value) -> String {
     let mut text = format!("{name}{held}\n");
     for lane in destination["lanes"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "  lane {}: pushed below {}, {} behind", lane["lane"], lane["position"], lane["lag"]);
+        if let Some(id) = lane["replay"].as_str() {
+            let _ = writeln!(text, "    pushes once more, as {id}");
+        }
         if let Some(reason) = lane["haltedByLoss"].as_str() {
             let _ = writeln!(text, "    stands still: {reason}");
         }

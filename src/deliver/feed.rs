@@ -1,19 +1,23 @@
 //! One partition of one destination's topic: which of its items may go, and how far it is done.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::options::{Options, Progress};
+use super::options::{Options, Order, Progress};
 use crate::log::{Reader, TopicPartition};
 use crate::metrics;
 use crate::order::{Admission, Group, Lane, Part, Released, Resume, Violated, Window};
-use crate::record::push::{HALTED_KEPT, PushPosition, REASON_KEPT};
-use crate::record::{Batch, BatchBuilder, Offset, OutputHeaders, RecordRef, Sequence, Timestamp};
+use crate::record::push::{HALTED_KEPT, PushPosition, REASON_KEPT, Replaying};
+use crate::record::{Batch, BatchBuilder, Offset, OutputHeaders, RecordRef, Sequence, Timestamp, group_hash};
 
 /// The sequence group of records without provenance.
 const STRANGERS: Group = Group(u64::MAX);
+
+/// The sequence group of all items of a lane.
+const LANE: Group = Group(0);
 
 /// An item that was read and is not done.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub(super) struct Entry {
     pub(super) attempts: u32,
     /// An operator passes it over.
     pub(super) skip: bool,
+    /// It was in a request that failed as a whole: it goes alone, so that it is known which of them did.
+    pub(super) alone: bool,
     /// The record alone, with everything it has; not held when memory is short.
     pub(super) record: Option<Batch>,
 }
@@ -42,11 +48,18 @@ pub(super) struct Feed {
     pub(super) under_way: usize,
     /// Why nothing is pushed from here.
     pub(super) lost: Option<String>,
+    /// Begins nothing: an order waits until nothing is under way.
+    pub(super) quiet: bool,
+    /// What is pushed once more.
+    pub(super) replay: Option<Replaying>,
     /// Whether that is a defect of this program: what is in memory is not to be trusted then.
     broken: bool,
     /// Refused items that hold their groups, those of a former owner included.
     pub(super) halted: BTreeMap<Offset, String>,
+    order: Order,
     lane: Lane<Entry>,
+    /// All that was ever done is below.
+    done_to: Offset,
     gate: Gate,
     /// Taken parts to be tried at a time; the number tells equal times apart.
     delayed: BTreeMap<(Instant, u64), Part>,
@@ -103,8 +116,12 @@ impl Feed {
             reading: false,
             under_way: 0,
             lost,
+            quiet: false,
+            replay: position.replay.filter(|replay| replay.until > frontier.0),
             broken: false,
             halted: position.halted.into_iter().map(|(offset, reason)| (Offset(offset), reason)).collect(),
+            order: options.order,
+            done_to: frontier,
             lane: Lane::new(Window { records: options.window }, Resume { frontier, released, limit: Offset::ZERO }),
             gate: Gate { open: options.progress == Progress::Batch, ..Gate::default() },
             delayed: BTreeMap::new(),
@@ -137,9 +154,14 @@ impl Feed {
             self.done_below.get_or_insert(sequence);
             self.next_sequence = self.next_sequence.max(Some(sequence.next()));
         }
-        let group = provenance.map_or(STRANGERS, |from| Group(from.group));
-        let entry = Entry { sequence, timestamp: record.timestamp, attempts: 0, skip: false, record: None };
-        if self.lane.admit(record.offset, &[group], entry)? == Admission::Released {
+        let entry =
+            Entry { sequence, timestamp: record.timestamp, attempts: 0, skip: false, alone: false, record: None };
+        let admission = match self.group(record, provenance.as_ref()) {
+            Some(group) => self.lane.admit(record.offset, &[group], entry)?,
+            None => self.lane.admit_alone(record.offset, entry)?,
+        };
+        if admission == Admission::Released {
+            self.done_to = record.offset.next();
             return Ok(());
         }
         self.keep(record);
@@ -148,13 +170,27 @@ impl Feed {
         Ok(())
     }
 
+    /// The sequence group of a record; `None` where it is one of its own.
+    fn group(&self, record: RecordRef<'_>, provenance: Option<&OutputHeaders>) -> Option<Group> {
+        match self.order {
+            Order::Group => Some(provenance.map_or(STRANGERS, |from| Group(from.group))),
+            Order::Lane => Some(LANE),
+            Order::Key => Some(Group(group_hash(record.key))),
+            Order::None => None,
+        }
+    }
+
     /// The next item that may be tried now.
     pub(super) fn next(&mut self, now: Instant) -> Option<Part> {
-        if self.lost.is_some() {
+        if self.lost.is_some() || self.quiet {
             return None;
         }
-        if let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
-            return Some(first.remove());
+        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            let part = first.remove();
+            if !self.gate.is_shut(part.group) {
+                return Some(part);
+            }
+            self.gate.waiting.push(part);
         }
         while let Some(part) = self.lane.next_ready() {
             if self.gate.is_shut(part.group) {
@@ -168,9 +204,26 @@ impl Feed {
         None
     }
 
+    /// The items behind a taken one in its group that may go with it.
+    pub(super) fn behind(&self, part: Part, most: usize) -> Vec<Part> {
+        let behind = self.lane.behind(part).take(most);
+        behind.take_while(|part| !self.halted.contains_key(&part.offset) && self.may_share(*part)).collect()
+    }
+
+    /// Whether an item may go together with others: all of it is at hand, and its place in the order is known.
+    pub(super) fn may_share(&self, part: Part) -> bool {
+        let entry = self.lane.entry(part.offset);
+        entry.is_some_and(|entry| !entry.skip && !entry.alone && entry.record.is_some() && entry.sequence.is_some())
+    }
+
+    /// Takes an item that stood behind the one which was finished just now.
+    pub(super) fn take_next(&mut self, part: Part) -> bool {
+        self.lane.take_next(part)
+    }
+
     /// When the first of the delayed items is to be tried.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.delayed.first_key_value().filter(|_| self.lost.is_none()).map(|((at, _), _)| *at)
+        self.delayed.first_key_value().filter(|_| self.lost.is_none() && !self.quiet).map(|((at, _), _)| *at)
     }
 
     /// A taken item is to be tried at `at`.
@@ -183,6 +236,7 @@ impl Feed {
     pub(super) fn finish(&mut self, part: Part) {
         match self.lane.release(part) {
             Ok(entry) => {
+                self.done_to = self.done_to.max(part.offset.next());
                 self.held_bytes -= entry.and_then(|entry| entry.record).map_or(0, |record| record.frame().len());
                 self.gate.gathering.insert(part.group);
             }
@@ -217,6 +271,11 @@ impl Feed {
             }
             self.lane.unpark(offset);
         }
+    }
+
+    /// An item's record, if it is held in memory.
+    pub(super) fn record(&self, part: Part) -> Option<Batch> {
+        self.lane.entry(part.offset)?.record.clone()
     }
 
     pub(super) fn entry(&mut self, part: Part) -> Option<&mut Entry> {
@@ -280,6 +339,11 @@ impl Feed {
         self.lane.frontier()
     }
 
+    /// The replay that an item is part of.
+    pub(super) fn replay_of(&self, offset: Offset) -> Option<Arc<str>> {
+        self.replay.as_ref().filter(|replay| offset.0 < replay.until).map(|replay| replay.id.as_str().into())
+    }
+
     pub(super) const fn done_below(&self) -> Option<Sequence> {
         self.done_below
     }
@@ -288,6 +352,7 @@ impl Feed {
     pub(super) fn begin_commit(&mut self) -> Option<PushPosition> {
         let frontier = self.lane.frontier();
         self.halted = self.halted.split_off(&frontier);
+        self.replay = self.replay.take().filter(|replay| replay.until > frontier.0);
         self.gate.committing = std::mem::take(&mut self.gate.gathering);
         let below = self.lane.blocking().map_or(self.next_sequence, |(_, entry)| entry.sequence);
         self.proposed = self.done_below.max(below);
@@ -299,7 +364,13 @@ impl Feed {
     pub(super) fn position(&self) -> Option<PushPosition> {
         let halted = self.halted.iter().take(HALTED_KEPT).map(|(at, reason)| (at.0, reason.clone())).collect();
         let (position, done) = (self.lane.frontier().0, self.lane.released().runs().to_vec());
-        (!self.broken).then(|| PushPosition { position, done, halted, lost: self.lost.clone() })
+        (!self.broken).then(|| PushPosition {
+            position,
+            done,
+            halted,
+            lost: self.lost.clone(),
+            replay: self.replay.clone(),
+        })
     }
 
     /// The commit is durable: groups that waited for it go on.
@@ -315,7 +386,21 @@ impl Feed {
         }
     }
 
-    /// Starts a new life at `position`, after a loss was accepted.
+    /// Where to go on from, so that everything that was done from `from` on is pushed once more under
+    /// `id`; `None` where nothing there was. What was never pushed comes behind, in each group.
+    pub(super) fn again_from(&self, from: Offset, id: String) -> Option<PushPosition> {
+        let until = self.replay.as_ref().map_or(self.done_to.0, |replay| replay.until.max(self.done_to.0));
+        let before = self.position()?;
+        let replay = Some(Replaying { id, until });
+        (from.0 < until).then(|| PushPosition {
+            position: before.position.min(from.0),
+            done: Vec::new(),
+            replay,
+            ..before
+        })
+    }
+
+    /// Starts a new life at `position`, after a loss was accepted or for a replay.
     pub(super) fn restart(&mut self, position: PushPosition, options: &Options) {
         let life = self.life + 1;
         *self = Self { life, ..Self::new(self.target, self.at.clone(), position, options, self.metrics.clone()) };

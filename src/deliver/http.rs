@@ -7,11 +7,13 @@ use futures::future::{BoxFuture, FutureExt as _};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, Url};
 
+use super::content::{Posted, posted, posted_many};
 use super::guard::{self, Blocked, Lookup, PublicOnly};
-use super::options::HttpOptions;
+use super::options::{Content, HttpOptions};
 use super::sign::{BadSecret, Secrets, signature};
-use super::verdict::{Answer, Failure, FailureKind};
+use super::verdict::{Answer, Failure, FailureKind, Wish};
 use super::{Push, Sender};
+use crate::record::Timestamp;
 
 /// How much of an answer's body is read: enough for what went wrong, and too little to hurt.
 const BODY_READ: usize = 4 << 10;
@@ -46,6 +48,7 @@ pub enum BadOptions {
 pub struct Http {
     client: Client,
     url: Url,
+    content: Content,
     secrets: Secrets,
 }
 
@@ -76,7 +79,7 @@ impl Http {
             client = client.https_only(true).dns_resolver(PublicOnly(lookup));
         }
         let client = client.build().map_err(|error| BadOptions::Client(error.to_string()))?;
-        Ok(Self { client, url, secrets: Secrets::read(options.secret_files.clone())? })
+        Ok(Self { client, url, content: options.content, secrets: Secrets::read(options.secret_files.clone())? })
     }
 }
 
@@ -102,7 +105,38 @@ fn checked_url(options: &HttpOptions) -> Result<Url, BadOptions> {
 
 impl Sender for Http {
     fn send(&self, push: Push) -> BoxFuture<'static, Result<Answer, Failure>> {
-        let request = self.client.post(self.url.clone()).headers(self.headers(&push)).body(push.body());
+        self.post(posted(self.content, &push), push.id(), push.timestamp, push.protocol_headers())
+    }
+
+    fn send_many(&self, pushes: Vec<Push>) -> BoxFuture<'static, Result<Answer, Failure>> {
+        let timestamp = pushes.first().map_or(Timestamp(0), |first| first.timestamp);
+        let (id, headers) = (Push::id_of_many(&pushes), Push::headers_of_many(&pushes));
+        self.post(posted_many(self.content, &pushes), id, timestamp, headers)
+    }
+}
+
+impl Http {
+    fn post(
+        &self,
+        posted: Posted,
+        id: String,
+        timestamp: Timestamp,
+        protocol: Vec<(&'static str, String)>,
+    ) -> BoxFuture<'static, Result<Answer, Failure>> {
+        let mut headers = own_headers(&posted);
+        let seconds = timestamp.0.div_euclid(1000);
+        let secrets = self.secrets.current();
+        let signed = (!secrets.is_empty()).then(|| signature(&secrets, &id, seconds, &posted.body));
+        let webhook =
+            [("webhook-id", Some(id)), ("webhook-timestamp", Some(seconds.to_string())), ("webhook-signature", signed)];
+        let webhook = webhook.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (name, value) in protocol.into_iter().chain(webhook) {
+            // Names of destinations come from the config and are ASCII; so is all the rest.
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        let request = self.client.post(self.url.clone()).headers(headers).body(posted.body);
         async move {
             let response = request.send().await.map_err(|error| failure(&error))?;
             Ok(answer(response).await)
@@ -111,38 +145,31 @@ impl Sender for Http {
     }
 }
 
-impl Http {
-    fn headers(&self, push: &Push) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in push.own_headers() {
-            // What HTTP cannot carry stays in the topic; an item is not lost for a strange header.
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
-                headers.append(name, value);
-            }
+fn own_headers(posted: &Posted) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &posted.headers {
+        // What HTTP cannot carry stays in the topic; an item is not lost for a strange header.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
         }
-        let content_type = push.content_type().and_then(|value| HeaderValue::from_bytes(value).ok());
-        headers.insert(CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("seriatim/", env!("CARGO_PKG_VERSION"))));
-        let (id, seconds) = (push.id(), push.timestamp.0.div_euclid(1000));
-        let secrets = self.secrets.current();
-        let signed = (!secrets.is_empty()).then(|| signature(&secrets, &id, seconds, &push.body()));
-        let webhook =
-            [("webhook-id", Some(id)), ("webhook-timestamp", Some(seconds.to_string())), ("webhook-signature", signed)];
-        let webhook = webhook.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        for (name, value) in push.protocol_headers().into_iter().chain(webhook) {
-            // Names of destinations come from the config and are ASCII; so is all the rest.
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
-        headers
     }
+    let content_type = posted.content_type.as_ref().and_then(|value| HeaderValue::from_bytes(value).ok());
+    headers.insert(CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("seriatim/", env!("CARGO_PKG_VERSION"))));
+    headers
 }
 
 /// Reads what is worth knowing of a response. Never fails: the status has come.
 async fn answer(mut response: Response) -> Answer {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let number = |name| response.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+    let (takes, applied) = (number("seriatim-accept-items"), number("seriatim-applied"));
+    let wish = response.headers().get("webhook-delivery").and_then(|value| match value.as_bytes() {
+        b"disable" => Some(Wish::Disable),
+        b"abort-message" => Some(Wish::Abort),
+        _ => None,
+    });
     let mut body = Vec::new();
     let read = async {
         while let Ok(Some(chunk)) = response.chunk().await {
@@ -155,7 +182,7 @@ async fn answer(mut response: Response) -> Answer {
     // The status counts, whether or not a body comes.
     let _ = tokio::time::timeout(BODY_WAIT, read).await;
     let detail = if status.is_success() { String::new() } else { printable(&body) };
-    Answer { status: status.as_u16(), retry_after, detail }
+    Answer { status: status.as_u16(), retry_after, detail, wish, takes, applied }
 }
 
 /// Text for logs and cursors: no control characters, which could forge lines.
@@ -194,7 +221,7 @@ mod tests {
 
     use super::*;
     use crate::deliver::{Options, Push};
-    use crate::record::{BatchBuilder, Epoch, Offset, Partition, Timestamp};
+    use crate::record::{BatchBuilder, Epoch, Offset, Partition};
 
     fn push() -> Push {
         let mut builder = BatchBuilder::default();
@@ -208,6 +235,8 @@ mod tests {
             provenance: None,
             timestamp: Timestamp(0),
             attempt: 1,
+            replay: None,
+            test: false,
             record: builder.finish(),
         }
     }

@@ -22,9 +22,17 @@ pub struct Options {
     pub retry: Retry,
     /// The most of a receiver's `Retry-After` that is honoured. Default: 1 h.
     pub retry_after_max: Duration,
+    /// What has to leave in order among itself. Default: [`Order::Group`].
+    pub order: Order,
+    /// No more items than this in this time, evenly spaced, in all: each control partition has its share of
+    /// it. Default: as many as the receiver takes.
+    pub rate: Option<Rate>,
     /// How many sequence groups may have an item under way at once, per control partition.
     /// Default: 64, which keeps a receiver of 100 ms busy with 640 items/s.
     pub concurrency: NonZeroUsize,
+    /// How many items at most go in one request, where the receiver agrees: until it has said so, each goes
+    /// alone. Of a group they are those that come next, in order. Default: 1.
+    pub batch: NonZeroUsize,
     /// How many items of a lane may be read and not yet done. Default: 10,000, as many as keep
     /// others going while one group waits for its receiver.
     pub window: u64,
@@ -43,6 +51,7 @@ impl Options {
                 secret_files: Vec::new(),
                 allow_private: false,
                 connect_timeout: Duration::from_secs(5),
+                content: Content::default(),
             },
             timeout: Duration::from_secs(15),
             progress: Progress::default(),
@@ -50,7 +59,10 @@ impl Options {
             start: Start::default(),
             retry: Retry::default(),
             retry_after_max: Duration::from_secs(3600),
+            order: Order::default(),
+            rate: None,
             concurrency: const { NonZeroUsize::new(64).expect("64 is not 0") },
+            batch: NonZeroUsize::MIN,
             window: 10_000,
             memory: 8 << 20,
         }
@@ -70,6 +82,44 @@ pub struct HttpOptions {
     pub allow_private: bool,
     /// The part of it for dialling and TLS. Default: 5 s.
     pub connect_timeout: Duration,
+    /// The form of what is posted. Default: [`Content::Raw`].
+    pub content: Content,
+}
+
+/// The form in which an item is posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    /// The body byte by byte, with its media type and its own headers.
+    #[default]
+    Raw,
+    /// A CloudEvent in binary mode: the same body, with the attributes as `ce-` headers. Those that the
+    /// item has are kept, the rest are made.
+    CloudEvents,
+    /// A CloudEvent in structured mode: one JSON object with attributes and data.
+    CloudEventsStructured,
+}
+
+/// What has to leave in order among itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The sequence groups that the pipeline has ordered by.
+    #[default]
+    Group,
+    /// All items of a lane.
+    Lane,
+    /// Items with the same key; those without one among themselves.
+    Key,
+    /// Nothing: each item goes as soon as there is room.
+    None,
+}
+
+/// So many items in this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub items: NonZeroU32,
+    /// In which time. Above zero.
+    pub per: Duration,
 }
 
 /// When the next item of a sequence group goes.

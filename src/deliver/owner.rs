@@ -10,8 +10,10 @@ mod pump;
 mod settle;
 mod target;
 mod tasks;
+mod trial;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,8 +80,8 @@ pub(super) struct Owner {
     control_reader: Option<Box<dyn Reader>>,
     /// Whether the control log is being read, or cannot be.
     listening: bool,
-    /// Whether it is being found out from where a loss that was accepted is gone on from.
-    accepting: bool,
+    /// Whether the log is being asked what it still has, for the first of the orders.
+    asking: bool,
     tick: Instant,
     stopping: bool,
 }
@@ -112,7 +114,7 @@ impl Owner {
             control_read: Offset(state.control),
             control_reader: None,
             listening: false,
-            accepting: false,
+            asking: false,
             tick: now + TICK,
             stopping: false,
             state,
@@ -138,7 +140,8 @@ impl Owner {
                 self.feeds.push(Feed::new(index, at, position, &destination.options, metrics));
             }
             let held = self.state.held.get(&**name).cloned();
-            self.targets.push(Target::new(name.clone(), destination, held, first..self.feeds.len()));
+            let owners = NonZeroU32::new(shared.topics.control_partitions).unwrap_or(NonZeroU32::MIN);
+            self.targets.push(Target::new(name.clone(), destination, held, first..self.feeds.len(), owners));
         }
         Ok(())
     }
@@ -181,7 +184,8 @@ impl Owner {
             Done::Loaded(loaded) => self.loaded(loaded),
             Done::Read(read) => self.read(read),
             Done::Control(fetched) => self.control_read(fetched),
-            Done::Accepted { feed, bounds } => self.accepted(feed, bounds),
+            Done::Bounds { feed, bounds } => self.bounds(feed, bounds),
+            Done::Tested(tested) => self.tested(tested),
             Done::Measured(bounds) => self.measured(&bounds),
             Done::Committed(committed) => self.committed(committed)?,
         }

@@ -27,6 +27,10 @@ pub struct Push {
     pub timestamp: Timestamp,
     /// Which attempt of this deliverer it is, from 1.
     pub attempt: u32,
+    /// The replay that it is part of.
+    pub replay: Option<Arc<str>>,
+    /// Whether it is an operator's test, and no item of any topic: `offset` is then that of the order.
+    pub test: bool,
     /// The record itself, alone.
     pub(super) record: Batch,
 }
@@ -38,6 +42,7 @@ impl Push {
     pub fn id(&self) -> String {
         let mut id = match &self.provenance {
             Some(from) => format!("{}-{}-{}-", from.source.lane, from.source.offset, from.output),
+            None if self.test => format!("test-{}-{}-", self.lane, self.offset),
             None => format!("at-{}-{}-", self.lane, self.offset),
         };
         for byte in self.destination.bytes() {
@@ -61,6 +66,27 @@ impl Push {
         self.record()?.headers.get(Name::ContentType)
     }
 
+    /// The id of several items that go together: the same whenever the same go.
+    #[must_use]
+    pub fn id_of_many(pushes: &[Self]) -> String {
+        let last = pushes.last().map(Self::id).unwrap_or_default();
+        let first = pushes.first().map(Self::id).unwrap_or_default();
+        format!("{}-{first}-{last}", pushes.len())
+    }
+
+    /// The headers of the contract for several items that go together, but for those that sign.
+    #[must_use]
+    pub fn headers_of_many(pushes: &[Self]) -> Vec<(&'static str, String)> {
+        const OF_ONE: [&str; 4] = ["seriatim-group", "seriatim-sequence", "seriatim-source", "idempotency-key"];
+        let Some(first) = pushes.first() else { return Vec::new() };
+        let mut headers = first.protocol_headers();
+        headers.retain(|(name, _)| !OF_ONE.contains(name));
+        headers.push(("seriatim-lane", first.lane.to_string()));
+        headers.push(("seriatim-items", pushes.len().to_string()));
+        headers.push(("idempotency-key", Self::id_of_many(pushes)));
+        headers
+    }
+
     /// The headers of the contract, but for those of Standard Webhooks, which sign.
     #[must_use]
     pub fn protocol_headers(&self) -> Vec<(&'static str, String)> {
@@ -77,6 +103,12 @@ impl Push {
         if let Some(below) = self.done_below {
             headers.push(("seriatim-done-below", below.0.to_string()));
         }
+        if let Some(replay) = &self.replay {
+            headers.push(("seriatim-replay", replay.to_string()));
+        }
+        if self.test {
+            headers.push(("seriatim-test", "true".to_owned()));
+        }
         headers
     }
 
@@ -92,7 +124,7 @@ impl Push {
         })
     }
 
-    fn record(&self) -> Option<RecordRef<'_>> {
+    pub(super) fn record(&self) -> Option<RecordRef<'_>> {
         self.record.iter().next()
     }
 }
@@ -143,6 +175,8 @@ mod tests {
             }),
             timestamp: Timestamp(0),
             attempt: 1,
+            replay: None,
+            test: false,
             record: builder.finish(),
         }
     }

@@ -13,6 +13,30 @@ pub struct Answer {
     pub retry_after: Option<String>,
     /// The first part of the body of an answer that is no success, for operators.
     pub detail: String,
+    /// What else the receiver asks for.
+    pub wish: Option<Wish>,
+    /// How many items it takes at once from now on; one where it does not say.
+    pub takes: Option<usize>,
+    /// How many of the items that it got, from the first on, it has applied: all of them, or none, by the
+    /// status, where it does not say.
+    pub applied: Option<usize>,
+}
+
+/// What a receiver asks for beside its status, in the header `webhook-delivery`, whatever the status is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// `disable`: nothing more, until an operator resumes. The item itself is judged by the status.
+    Disable,
+    /// `abort-message`: this item never again. A success is none the less one.
+    Abort,
+}
+
+impl Answer {
+    /// An answer without anything special.
+    #[must_use]
+    pub const fn new(status: u16, detail: String) -> Self {
+        Self { status, retry_after: None, detail, wish: None, takes: None, applied: None }
+    }
 }
 
 /// Why there is no answer. The item may have arrived nevertheless.
@@ -73,7 +97,8 @@ pub(super) enum Verdict {
 }
 
 /// Judges an attempt by its status: 2xx delivered; 410 gone; 3xx (never followed), 408, 409, 425,
-/// 429 and 5xx again; every other status refused.
+/// 429 and 5xx again; every other status refused. What the receiver wishes goes before its status, but
+/// for a success.
 pub(super) fn judge(outcome: &Result<Answer, Failure>, now: Timestamp) -> Verdict {
     let answer = match outcome {
         Ok(answer) => answer,
@@ -82,6 +107,8 @@ pub(super) fn judge(outcome: &Result<Answer, Failure>, now: Timestamp) -> Verdic
     let reason = format!("status {}: {}", answer.status, answer.detail);
     match answer.status {
         200..=299 => Verdict::Delivered,
+        _ if answer.wish == Some(Wish::Disable) => Verdict::Gone(reason),
+        _ if answer.wish == Some(Wish::Abort) => Verdict::Refused(reason),
         410 => Verdict::Gone(reason),
         300..=399 | 408 | 409 | 425 | 429 | 500..=599 => Verdict::Again {
             reason,
@@ -110,8 +137,8 @@ mod tests {
     const NOW: Timestamp = Timestamp(784_111_777_000); // Sun, 06 Nov 1994 08:49:37 GMT
 
     fn judged(status: u16, retry_after: Option<&str>) -> Verdict {
-        let answer = Answer { status, retry_after: retry_after.map(str::to_owned), detail: String::new() };
-        judge(&Ok(answer), NOW)
+        let retry_after = retry_after.map(str::to_owned);
+        judge(&Ok(Answer { retry_after, ..Answer::new(status, String::new()) }), NOW)
     }
 
     #[test]
@@ -124,6 +151,19 @@ mod tests {
                 Verdict::Gone(_) => assert_eq!(status, 410),
                 Verdict::Refused(_) => assert!(!again && status != 410 && !(200..300).contains(&status), "{status}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_receiver_may_want_an_item_or_all_of_them_never_again() {
+        for (status, wish, expected) in [
+            (204, Wish::Disable, Verdict::Delivered),
+            (204, Wish::Abort, Verdict::Delivered),
+            (503, Wish::Disable, Verdict::Gone("status 503: ".to_owned())),
+            (503, Wish::Abort, Verdict::Refused("status 503: ".to_owned())),
+        ] {
+            let answer = Answer { wish: Some(wish), ..Answer::new(status, String::new()) };
+            assert_eq!(judge(&Ok(answer), NOW), expected, "{status} {wish:?}");
         }
     }
 

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Service;
 use super::envelope::known;
-use super::present::Output;
 use super::problem::{Code, Problem};
 use crate::log::{Error, Fetched, Reader, TopicPartition, Visibility};
 use crate::observe::PATIENCE;
 use crate::observe::outputs::{Position, position};
+use crate::record::present::Output;
 use crate::record::{Offset, OutputHeaders, Partition, Sequence, decimal};
 
 /// Bytes of records read, and turned into one piece of the answer, at once.

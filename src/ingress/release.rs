@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Service;
-use super::present::Output;
 use super::problem::{Code, Problem};
 use super::single::{self, Accepted};
 use super::standstill;
@@ -17,6 +16,7 @@ use crate::log::Error;
 use crate::observe::{ledger, outputs};
 use crate::record::ledger::Outcome;
 use crate::record::outputs::OUTPUTS;
+use crate::record::present::Output;
 use crate::record::{Batch, Name, Offset, Sequence, Source};
 
 /// Reads a `wait` parameter: `30s`, `500ms`, or seconds.

@@ -36,7 +36,9 @@ use serde::{Deserialize, Serialize};
 use crate::log::Topic;
 use crate::topics::Topics;
 pub use batch::{Batch, Window};
-pub use destinations::{Destination, HttpPush, Progress, Push, PushFailure, PushRetry, Start, TcpPush};
+pub use destinations::{
+    Content, Destination, HttpPush, Progress, Push, PushFailure, PushOrder, PushRetry, Start, TcpPush,
+};
 pub use error::{Error, Problem};
 pub use ingress::{Hl7, Ingress, Quota, TcpPort, Tls};
 pub use log::{Log, Properties, TopicNames};

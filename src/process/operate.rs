@@ -3,7 +3,7 @@
 //! Any process answers, from the logs. `GET /v1/lanes`, `GET /v1/lanes/{lane}`,
 //! `GET /v1/batches`, `GET /v1/destinations`, `GET /v1/why?lane=&id=&batch=`;
 //! `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`,
-//! `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept}`.
+//! `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept|replay|test}`.
 
 mod batches;
 mod destinations;

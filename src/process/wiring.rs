@@ -191,6 +191,13 @@ fn over_http(http: &config::HttpPush, push: &config::Push) -> Result<deliver::De
     let mut options = push_options(http.url.as_str(), push);
     options.http.secret_files = http.secret_file.iter().cloned().collect();
     options.http.allow_private = http.allow_private;
+    options.http.content = match http.content {
+        config::Content::Raw => deliver::Content::Raw,
+        config::Content::CloudEvents => deliver::Content::CloudEvents,
+        config::Content::CloudEventsStructured => deliver::Content::CloudEventsStructured,
+    };
+    options.batch = http.batch.try_into().unwrap_or(std::num::NonZeroUsize::MAX);
+    options.concurrency = http.concurrency.try_into().unwrap_or(std::num::NonZeroUsize::MAX);
     options.timeout = http.timeout.get();
     deliver::Destination::http(options)
 }
@@ -212,6 +219,13 @@ fn over_tcp(tcp: &config::TcpPush, push: &config::Push) -> Result<deliver::Desti
 
 fn push_options(receiver: &str, push: &config::Push) -> deliver::Options {
     let mut options = deliver::Options::new(receiver);
+    options.order = match push.order {
+        config::PushOrder::Group => deliver::Order::Group,
+        config::PushOrder::Lane => deliver::Order::Lane,
+        config::PushOrder::Key => deliver::Order::Key,
+        config::PushOrder::None => deliver::Order::None,
+    };
+    options.rate = push.rate.map(|rate| deliver::Rate { items: rate.messages, per: rate.per.get() });
     options.progress = match push.progress {
         config::Progress::Item => deliver::Progress::Item,
         config::Progress::Batch => deliver::Progress::Batch,

@@ -16,6 +16,21 @@ pub struct PushCursor {
     pub topics: BTreeMap<String, BTreeMap<u32, PushPosition>>,
     /// The destinations that are not pushed to at present, by name.
     pub held: BTreeMap<String, Held>,
+    /// What came of the last test item of each destination.
+    pub tests: BTreeMap<String, Tested>,
+}
+
+/// What came of a test item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tested {
+    /// The offset of the order for it in the control log.
+    pub order: u64,
+    /// Whether the receiver took it.
+    pub taken: bool,
+    /// What it said, or why it could not be asked; at most [`REASON_KEPT`] bytes.
+    pub said: String,
+    /// How long that took.
+    pub millis: u64,
 }
 
 /// How far one partition of an output topic is pushed.
@@ -31,6 +46,17 @@ pub struct PushPosition {
     pub halted: BTreeMap<u64, String>,
     /// Why nothing is pushed from here until an operator accepts the loss.
     pub lost: Option<String>,
+    /// What is pushed once more at present.
+    pub replay: Option<Replaying>,
+}
+
+/// A replay that is not over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaying {
+    /// What receivers know it by.
+    pub id: String,
+    /// The offset below which items are part of it.
+    pub until: u64,
 }
 
 /// How many halted records a position names, and how many bytes of each reason: 16 KiB at most, so
@@ -83,6 +109,41 @@ pub enum PushAction {
         /// The lane.
         lane: u32,
     },
+    /// Push a lane's items once more, from an offset on. What was never pushed waits behind.
+    Replay {
+        /// The lane.
+        lane: u32,
+        /// The offset of the first of them in the destination's topic.
+        from: u64,
+        /// What receivers know it by: [`is_replay_id`].
+        id: String,
+    },
+    /// Send the receiver an item that is none, also while nothing else is pushed there.
+    Test(TestItem),
+}
+
+/// An item that is in no topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestItem {
+    /// The body, Base64; at most [`LONGEST_TEST`] bytes of it are accepted.
+    pub body: String,
+    /// Its media type.
+    pub content_type: Option<String>,
+}
+
+/// The longest body of a test: it travels in the control log, which is for orders.
+pub const LONGEST_TEST: usize = 64 << 10;
+
+/// The longest id of a replay: it is a header of each of its items.
+pub const LONGEST_REPLAY_ID: usize = 64;
+
+/// Whether a text can be the id of a replay: letters, digits, `.`, `_` and `-`, so that it can stand in
+/// a header and in a receiver's tables as it is.
+#[must_use]
+pub fn is_replay_id(id: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=LONGEST_REPLAY_ID).contains(&id.len()) && id.bytes().all(fine)
 }
 
 /// Items whose sequence groups they hold. What is not halted is left alone.
@@ -107,12 +168,17 @@ mod tests {
             done: vec![(1, 2)],
             halted: BTreeMap::from([(7, "404".to_owned())]),
             lost: Some("gone".to_owned()),
+            replay: Some(Replaying { id: "fix".to_owned(), until: 12 }),
         };
         let cursor = PushCursor {
             epoch: 3,
             control: 9,
             topics: BTreeMap::from([("o.output".to_owned(), BTreeMap::from([(1, position)]))]),
             held: BTreeMap::from([("a".to_owned(), Held::Disabled("410".to_owned()))]),
+            tests: BTreeMap::from([(
+                "a".to_owned(),
+                Tested { order: 4, taken: true, said: "status 204".to_owned(), millis: 3 },
+            )]),
         };
         assert_eq!(decode(&encode(&cursor)), Ok(cursor));
     }

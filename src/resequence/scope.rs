@@ -5,11 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 
 use crate::order::Group;
 use crate::record::batches::EventType;
-use crate::record::{EventMark, Name, RecordRef, destinations};
+use crate::record::{EventMark, Name, RecordRef, destinations, group_hash};
 
 use super::destinations::{MOST_DESTINATIONS, numbers};
 
@@ -74,14 +73,8 @@ fn named_groups(record: &RecordRef<'_>, groups: &mut Vec<Group>) {
     groups.extend(names.into_iter().take(MOST_DESTINATIONS).map(|name| group_of(Some(name.as_bytes()))));
 }
 
-/// SHA-256, because keys come from strangers, who could otherwise choose many that collide, and
-/// because receivers keep state under this number, so that it must be the same for ever.
 fn group_of(name: Option<&[u8]>) -> Group {
-    let digest = match name {
-        Some(name) => sha2::Sha256::new().chain_update([1]).chain_update(name).finalize(),
-        None => sha2::Sha256::digest([0]),
-    };
-    Group(u64::from_be_bytes(*digest.first_chunk().expect("SHA-256 has 32 bytes")))
+    Group(group_hash(name))
 }
 
 impl fmt::Display for Scope {

@@ -21,7 +21,7 @@ impl Folder {
         std::fs::write(self.0.path().join(name), text).expect("it can be written");
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

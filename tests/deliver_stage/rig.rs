@@ -47,6 +47,15 @@ pub(crate) struct Seen {
 
 type Script = Box<dyn FnMut(&Push) -> Reaction + Send>;
 
+/// What the receiver says to several items: a status, how many it has applied, and whether it tells.
+pub(crate) struct Together {
+    pub(crate) status: u16,
+    pub(crate) applied: usize,
+    pub(crate) told: bool,
+}
+
+type Many = Box<dyn FnMut(&[Push]) -> Together + Send>;
+
 /// The state that interface.md asks of a receiver, per lane.
 #[derive(Default)]
 struct Exact {
@@ -58,12 +67,19 @@ struct Exact {
 #[derive(Default)]
 struct State {
     script: Option<Script>,
+    many: Option<Many>,
+    /// How many items it takes at once.
+    takes: Option<usize>,
+    /// How many came in each request of several.
+    together: Vec<usize>,
     seen: Vec<Seen>,
     lanes: BTreeMap<u32, Exact>,
     /// What was applied, in order: lane, group, sequence.
     applied: Vec<(u32, u64, u64)>,
     /// Lane, group, epoch: an owner that was frozen may have one under way beside its successor's.
     in_flight: BTreeSet<(u32, u64, u64)>,
+    /// Each item counts as a group of its own.
+    unordered: bool,
     most: usize,
 }
 
@@ -90,6 +106,22 @@ impl Receiver {
 
     pub(crate) fn script(&self, script: impl FnMut(&Push) -> Reaction + Send + 'static) {
         self.lock().script = Some(Box::new(script));
+    }
+
+    /// Items of a group may come side by side.
+    pub(crate) fn expect_no_order(&self) {
+        self.lock().unordered = true;
+    }
+
+    /// Takes so many items at once, and answers so.
+    pub(crate) fn take_many(&self, most: usize, answer: impl FnMut(&[Push]) -> Together + Send + 'static) {
+        let mut state = self.lock();
+        state.takes = Some(most);
+        state.many = Some(Box::new(answer));
+    }
+
+    pub(crate) fn together(&self) -> Vec<usize> {
+        self.lock().together.clone()
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -127,7 +159,8 @@ impl Receiver {
     fn arrive(&self, push: &Push) -> (Reaction, Busy) {
         let mut state = self.lock();
         let from = push.provenance;
-        let place = (push.lane.0, from.map_or(u64::MAX, |from| from.group), push.epoch.0);
+        let group = from.map_or(u64::MAX, |from| if state.unordered { from.sequence.0 } else { from.group });
+        let place = (push.lane.0, group, push.epoch.0);
         assert!(state.in_flight.insert(place), "two of group {place:?} are under way at once");
         state.most = state.most.max(state.in_flight.len());
         state.seen.push(Seen {
@@ -167,7 +200,10 @@ impl Sender for Receiver {
         async move {
             let (reaction, _busy) = receiver.arrive(&push);
             receiver.changed.notify_waiters();
-            let answer = |status, retry_after| Ok(Answer { status, retry_after, detail: "as scripted".to_owned() });
+            let takes = receiver.lock().takes;
+            let said =
+                |status, retry_after| Answer { retry_after, takes, ..Answer::new(status, "as scripted".to_owned()) };
+            let answer = |status, retry_after| Ok(said(status, retry_after));
             let outcome = match reaction {
                 Reaction::Take(after) => {
                     tokio::time::sleep(after).await;
@@ -184,6 +220,26 @@ impl Sender for Receiver {
             };
             receiver.changed.notify_waiters();
             outcome
+        }
+        .boxed()
+    }
+
+    fn send_many(&self, pushes: Vec<Push>) -> BoxFuture<'static, Result<Answer, Failure>> {
+        let receiver = self.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let (takes, Together { status, applied, told }) = {
+                let mut state = receiver.lock();
+                let mut many = state.many.take().expect("it has said that it takes several");
+                let answer = many(&pushes);
+                state.many = Some(many);
+                state.together.push(pushes.len());
+                (state.takes, answer)
+            };
+            pushes.iter().take(applied).for_each(|push| receiver.apply(push));
+            receiver.changed.notify_waiters();
+            let answer = Answer::new(status, "as scripted".to_owned());
+            Ok(Answer { takes, applied: told.then_some(applied), ..answer })
         }
         .boxed()
     }

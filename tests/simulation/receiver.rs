@@ -155,7 +155,7 @@ async fn travel(world: Shared, push: Push, there: Duration) -> u16 {
 
 fn answer(status: u16) -> Answer {
     let retry_after = (status == 429).then(|| "1".to_owned());
-    Answer { status, retry_after, detail: String::new() }
+    Answer { retry_after, ..Answer::new(status, String::new()) }
 }
 
 /// Sequences and bodies of one group.

@@ -10,6 +10,10 @@ use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushPosition
 use crate::record::{Name, Offset, RecordRef};
 use crate::takeover;
 
+/// Tests that wait for a connection to their receiver. Who asks for one waits for what comes of it, so
+/// that there are never many.
+const MOST_TESTS: usize = 8;
+
 impl Owner {
     /// Takes in what the control log holds, and reads on.
     pub(super) fn control_read(&mut self, fetch: Fetch) {
@@ -41,19 +45,24 @@ impl Owner {
     }
 
     /// Executes orders in their order; one about an item that has to be read again first waits, and
-    /// one that accepts a loss until it is known what the log still has.
+    /// one that accepts a loss or begins a replay until it is known what the log still has.
     pub(super) fn obey(&mut self) {
         while let Some((_, verb)) = self.verbs.front() {
+            let replayed = self.replays(verb);
+            if let Some(feed) = replayed {
+                self.feeds[feed].quiet = true;
+            }
+            let Some((_, verb)) = self.verbs.front() else { return };
             if self.has_to_wait(verb) {
                 return;
             }
-            if let Some(feed) = self.accepts(verb) {
-                self.accept(feed);
+            if let Some(feed) = replayed.or_else(|| self.accepts(verb)) {
+                self.ask(feed);
                 return;
             }
             if let Some((offset, verb)) = self.verbs.pop_front() {
-                tracing::info!(at = %offset, ?verb, "an operator's order");
-                self.execute(verb);
+                tracing::info!(at = %offset, destination = verb.destination, by = verb.by, "an operator's order");
+                self.execute(offset, verb);
                 self.dirty = true;
             }
         }
@@ -65,21 +74,32 @@ impl Owner {
     }
 
     fn has_to_wait(&self, verb: &PushVerb) -> bool {
-        let PushAction::Skip(items) = &verb.action else { return false };
-        self.feed_of(&verb.destination, items.lane).is_some_and(|feed| {
-            let feed = &self.feeds[feed];
-            feed.lost.is_none() && targets(feed, items).iter().any(|offset| feed.is_unread(*offset))
-        })
+        match &verb.action {
+            PushAction::Skip(items) => self.feed_of(&verb.destination, items.lane).is_some_and(|feed| {
+                let feed = &self.feeds[feed];
+                feed.lost.is_none() && targets(feed, items).iter().any(|offset| feed.is_unread(*offset))
+            }),
+            // What is under way could be repeated beside itself, and what is not read again is not known.
+            PushAction::Replay { .. } => self.replays(verb).is_some_and(|feed| {
+                let feed = &self.feeds[feed];
+                feed.under_way > 0 || feed.is_behind()
+            }),
+            PushAction::Test(_) => {
+                self.target_of(&verb.destination).is_some_and(|target| self.targets[target].tests.len() >= MOST_TESTS)
+            }
+            _ => false,
+        }
     }
 
-    fn execute(&mut self, verb: PushVerb) {
-        let Some(target) = self.targets.iter().position(|target| *target.name == *verb.destination) else { return };
+    fn execute(&mut self, order: Offset, verb: PushVerb) {
+        let Some(target) = self.target_of(&verb.destination) else { return };
         match verb.action {
             PushAction::Pause => self.targets[target].held = Some(Held::Paused(verb.reason)),
             PushAction::Resume => self.targets[target].held = None,
             PushAction::Retry(items) => self.resume(&verb.destination, &items, false),
             PushAction::Skip(items) => self.resume(&verb.destination, &items, true),
-            PushAction::Accept { .. } => {}
+            PushAction::Test(item) => self.targets[target].tests.push_back((order, item)),
+            PushAction::Accept { .. } | PushAction::Replay { .. } => {}
         }
     }
 
@@ -98,42 +118,82 @@ impl Owner {
         self.feed_of(&verb.destination, lane).filter(|feed| self.feeds[*feed].lost.is_some())
     }
 
+    /// The feed that this order pushes once more, if nothing is lost there.
+    fn replays(&self, verb: &PushVerb) -> Option<usize> {
+        let PushAction::Replay { lane, .. } = verb.action else { return None };
+        self.feed_of(&verb.destination, lane).filter(|feed| self.feeds[*feed].lost.is_none())
+    }
+
     /// Asks what the log still has.
-    fn accept(&mut self, feed: usize) {
-        if !self.accepting {
-            self.accepting = true;
+    fn ask(&mut self, feed: usize) {
+        if !self.asking {
+            self.asking = true;
             let (log, at) = (self.shared.log.clone(), self.feeds[feed].at.clone());
-            self.tasks.push(tasks::bounds(log, at).map(move |bounds| Done::Accepted { feed, bounds }).boxed());
+            self.tasks.push(tasks::bounds(log, at).map(move |bounds| Done::Bounds { feed, bounds }).boxed());
         }
     }
 
-    /// Goes on from the position where the log still has it, else from the log's beginning.
-    pub(super) fn accepted(&mut self, feed: usize, bounds: Result<Bounds, log::Error>) {
-        self.accepting = false;
-        let at = self.feeds[feed].at.clone();
-        match bounds {
-            Ok(bounds) => {
-                let committed = self.state.topics.get(at.topic.as_str()).and_then(|lanes| lanes.get(&at.partition.0));
-                let known = self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default();
-                let is_there = bounds.start.0 <= known.position && known.position <= bounds.end.0;
-                let begins = PushPosition { position: bounds.start.0, ..PushPosition::default() };
-                let position = if is_there { PushPosition { lost: None, ..known } } else { begins };
-                tracing::warn!(%at, from = position.position, "a loss was accepted");
-                let options = self.targets[self.feeds[feed].target].options.clone();
-                self.feeds[feed].restart(position, &options);
-                self.dirty = true;
+    /// Executes the order for which the log was asked. One that accepted a loss leaves the queue when the
+    /// loss is over.
+    pub(super) fn bounds(&mut self, feed: usize, bounds: Result<Bounds, log::Error>) {
+        self.asking = false;
+        let at = &self.feeds[feed].at;
+        match (bounds, self.verbs.front().map(|(_, verb)| &verb.action)) {
+            (Ok(bounds), Some(PushAction::Replay { from, id, .. })) => {
+                let (from, id) = (Offset(*from).max(bounds.start), id.clone());
+                self.verbs.pop_front();
+                self.replay(feed, from, id);
             }
-            Err(error) if tasks::is_passing(&error) => tracing::warn!(%at, %error, "asking again what the log has"),
-            Err(error) => {
-                tracing::error!(%at, %error, "the loss stands: accept it again");
+            (Ok(bounds), _) => self.accepted(feed, bounds),
+            (Err(error), _) if tasks::is_passing(&error) => {
+                tracing::warn!(%at, %error, "asking again what the log has");
+            }
+            (Err(error), _) => {
+                tracing::error!(%at, %error, "the order is not executed: give it again");
+                self.feeds[feed].quiet = false;
                 self.verbs.pop_front();
                 self.dirty = true;
             }
         }
     }
 
+    /// Goes back to an item that is done.
+    fn replay(&mut self, feed: usize, from: Offset, id: String) {
+        let options = self.targets[self.feeds[feed].target].options.clone();
+        let feed = &mut self.feeds[feed];
+        match feed.again_from(from, id) {
+            Some(position) => {
+                tracing::info!(at = %feed.at, from = position.position, replay = ?position.replay, "pushing once more");
+                feed.restart(position, &options);
+            }
+            None => {
+                tracing::warn!(at = %feed.at, %from, "nothing there was pushed yet: there is nothing to replay");
+                feed.quiet = false;
+            }
+        }
+        self.dirty = true;
+    }
+
+    /// Goes on from the position where the log still has it, else from the log's beginning.
+    fn accepted(&mut self, feed: usize, bounds: Bounds) {
+        let at = self.feeds[feed].at.clone();
+        let committed = self.state.topics.get(at.topic.as_str()).and_then(|lanes| lanes.get(&at.partition.0));
+        let known = self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default();
+        let is_there = bounds.start.0 <= known.position && known.position <= bounds.end.0;
+        let begins = PushPosition { position: bounds.start.0, ..PushPosition::default() };
+        let position = if is_there { PushPosition { lost: None, ..known } } else { begins };
+        tracing::warn!(%at, from = position.position, "a loss was accepted");
+        let options = self.targets[self.feeds[feed].target].options.clone();
+        self.feeds[feed].restart(position, &options);
+        self.dirty = true;
+    }
+
+    fn target_of(&self, destination: &str) -> Option<usize> {
+        self.targets.iter().position(|target| *target.name == *destination)
+    }
+
     fn feed_of(&self, destination: &str, lane: u32) -> Option<usize> {
-        let target = self.targets.iter().find(|target| *target.name == *destination)?;
+        let target = &self.targets[self.target_of(destination)?];
         target.feeds.clone().find(|feed| self.feeds[*feed].at.partition.0 == lane)
     }
 }

@@ -4,11 +4,14 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::super::Push;
-use super::tasks::{self, Done, Item, Read};
+use super::tasks::{self, Done, Item, Piece, Read, Request};
 use super::{Owner, TICK, VOUCHED};
 use crate::metrics;
 use crate::order::{Part, Pass};
-use crate::record::{OutputHeaders, Timestamp};
+use crate::record::{Batch, OutputHeaders, Timestamp};
+
+/// The most bytes of items that share a request: what receivers take in one body by default, at least.
+const REQUEST_BYTES: usize = 1 << 20;
 
 impl Owner {
     /// Starts all that may start now. Idempotent: what is started is not started again.
@@ -18,6 +21,7 @@ impl Owner {
         if !self.stopping {
             self.listen();
             for target in 0..self.targets.len() {
+                self.send_tests(target);
                 self.push_all(target, now);
             }
             self.read_on(now);
@@ -35,9 +39,11 @@ impl Owner {
         if self.stopping || (self.writer.is_none() && !self.is_vouched(Instant::now())) {
             return None;
         }
+        let now = Instant::now();
         let due = self.targets.iter().filter(|target| target.has_room()).filter_map(|target| {
-            let first = self.feeds[target.feeds.clone()].iter().filter_map(super::Feed::next_due).min()?;
-            Some(target.not_before().map_or(first, |at| at.max(first)))
+            let first = self.feeds[target.feeds.clone()].iter().filter_map(super::Feed::next_due).min();
+            let first = first.map(|first| target.not_before().map_or(first, |at| at.max(first)));
+            first.into_iter().chain(target.paced_until(now)).min()
         });
         due.min()
     }
@@ -80,7 +86,6 @@ impl Owner {
         let since_origin = self.since_origin(now);
         let item = Item { feed, life: self.feeds[feed].life, part };
         let (target, at) = (&mut self.targets[index], self.feeds[feed].at.clone());
-        let done_below = self.feeds[feed].done_below();
         let Some(entry) = self.feeds[feed].entry(part) else { return true };
         if entry.skip {
             self.finish(item);
@@ -97,24 +102,70 @@ impl Owner {
             self.feeds[feed].delay(part, now);
             return false;
         }
-        entry.attempts = entry.attempts.saturating_add(1);
-        let provenance = record.iter().next().and_then(|record| OutputHeaders::decode(record.headers));
-        let push = Push {
-            destination: target.name.clone(),
-            lane: at.partition,
-            offset: part.offset,
-            epoch: self.epoch,
-            done_below: provenance.and(done_below),
-            provenance,
-            timestamp: self.shared.log.now(),
-            attempt: entry.attempts,
-            record,
-        };
+        let pieces = self.gather(index, feed, part, record, now);
+        let pushes: Vec<Push> = pieces.iter().map(|piece| self.push(index, feed, piece)).collect();
+        let target = &mut self.targets[index];
         target.in_flight += 1;
+        target.count_on_pace(self.origin, since_origin, u32::try_from(pieces.len()).unwrap_or(u32::MAX));
         self.feeds[feed].under_way += 1;
         let (sender, timeout) = (target.sender.clone(), target.options.timeout);
-        self.tasks.push(tasks::send(item, sender, timeout, push).boxed());
+        let request = Request { feed, life: item.life, pieces, pushes };
+        self.tasks.push(tasks::send(request, sender, timeout).boxed());
         true
+    }
+
+    /// What goes with an item in one request: those behind it in its group, then others that may go, as
+    /// many as the receiver takes.
+    fn gather(&mut self, index: usize, feed: usize, part: Part, record: Batch, now: Instant) -> Vec<Piece> {
+        let most = self.targets[index].batch();
+        let feed = &mut self.feeds[feed];
+        let replay = feed.replay_of(part.offset);
+        let mut bytes = record.frame().len();
+        let mut pieces = vec![Piece { part, follows: false, record }];
+        if most == 1 || !feed.may_share(part) {
+            return pieces;
+        }
+        let mut head = Some(part);
+        while let Some(part) = head {
+            for behind in feed.behind(part, most - pieces.len()) {
+                let Some(record) = feed.record(behind) else { break };
+                if bytes + record.frame().len() > REQUEST_BYTES || feed.replay_of(behind.offset) != replay {
+                    return pieces;
+                }
+                bytes += record.frame().len();
+                pieces.push(Piece { part: behind, follows: true, record });
+            }
+            head = if pieces.len() < most { feed.next(now) } else { None };
+            if let Some(part) = head {
+                let record = feed.record(part).filter(|_| feed.may_share(part));
+                let fits = |record: &Batch| bytes + record.frame().len() <= REQUEST_BYTES;
+                let Some(record) = record.filter(|r| fits(r) && feed.replay_of(part.offset) == replay) else {
+                    feed.delay(part, now);
+                    return pieces;
+                };
+                bytes += record.frame().len();
+                pieces.push(Piece { part, follows: false, record });
+            }
+        }
+        pieces
+    }
+
+    fn push(&mut self, index: usize, feed: usize, piece: &Piece) -> Push {
+        let provenance = piece.record.iter().next().and_then(|record| OutputHeaders::decode(record.headers));
+        let feed = &mut self.feeds[feed];
+        Push {
+            destination: self.targets[index].name.clone(),
+            lane: feed.at.partition,
+            offset: piece.part.offset,
+            epoch: self.epoch,
+            done_below: provenance.and(feed.done_below()),
+            provenance,
+            timestamp: self.shared.log.now(),
+            attempt: feed.entry(piece.part).map_or(0, |entry| entry.attempts).saturating_add(1),
+            replay: feed.replay_of(piece.part.offset),
+            test: false,
+            record: piece.record.clone(),
+        }
     }
 
     fn read_on(&mut self, now: Instant) {
@@ -124,7 +175,8 @@ impl Owner {
             // two lanes that take turns would do that to each other for ever.
             let waits = target.not_before().is_some_and(|at| at > now);
             let is_going = !waits && feed.next_due().is_some_and(|at| at <= now);
-            if feed.is_stuck() && !is_going && target.held.is_none() {
+            // An order that waits for what is still to be read waits for a paused destination, too.
+            if feed.is_stuck() && !is_going && (target.held.is_none() || feed.quiet) {
                 feed.shed();
             }
             if feed.wants_more() && (!self.crowded || feed.is_behind()) {

@@ -22,7 +22,8 @@ pub(super) enum Done {
     Loaded(Loaded),
     Read(Read),
     Control(Fetch),
-    Accepted { feed: usize, bounds: Result<Bounds, log::Error> },
+    Bounds { feed: usize, bounds: Result<Bounds, log::Error> },
+    Tested(Tested),
     Measured(Vec<Result<Bounds, log::Error>>),
     Committed(Committed),
 }
@@ -35,9 +36,11 @@ pub(super) struct Item {
     pub(super) part: Part,
 }
 
+/// Items of one feed that went in one request.
 pub(super) struct Sent {
-    pub(super) item: Item,
-    pub(super) record: Batch,
+    pub(super) feed: usize,
+    pub(super) life: u32,
+    pub(super) pieces: Vec<Piece>,
     pub(super) outcome: Result<Answer, Failure>,
 }
 
@@ -45,6 +48,22 @@ pub(super) struct Loaded {
     pub(super) item: Item,
     /// The wanted record and those behind it.
     pub(super) batches: Result<Vec<Batch>, log::Error>,
+}
+
+/// An item of a request.
+pub(super) struct Piece {
+    pub(super) part: Part,
+    /// It stands behind the one before it in their group, and is not taken itself.
+    pub(super) follows: bool,
+    pub(super) record: Batch,
+}
+
+/// A test item that was sent.
+pub(super) struct Tested {
+    pub(super) target: usize,
+    pub(super) order: Offset,
+    pub(super) begun: Instant,
+    pub(super) outcome: Result<Answer, Failure>,
 }
 
 /// A reader to go on with, if it is still good, and what it found.
@@ -65,13 +84,36 @@ pub(super) struct Committed {
     pub(super) result: Result<(), log::Error>,
 }
 
+/// One request: with one item, or several where the receiver takes them.
+pub(super) struct Request {
+    pub(super) feed: usize,
+    pub(super) life: u32,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) pushes: Vec<Push>,
+}
+
+/// One attempt at it.
+pub(super) async fn send(request: Request, sender: Arc<dyn Sender>, timeout: Duration) -> Done {
+    let Request { feed, life, pieces, pushes } = request;
+    Done::Sent(Sent { feed, life, pieces, outcome: attempt(sender, timeout, pushes).await })
+}
+
+/// Sends a test item, which an order asks for.
+pub(super) async fn test(target: usize, sender: Arc<dyn Sender>, timeout: Duration, push: Push) -> Done {
+    let (order, begun) = (push.offset, Instant::now());
+    Done::Tested(Tested { target, order, begun, outcome: attempt(sender, timeout, vec![push]).await })
+}
+
 /// One attempt, bounded in time whatever the sender does.
-pub(super) async fn send(item: Item, sender: Arc<dyn Sender>, timeout: Duration, push: Push) -> Done {
-    let record = push.record.clone();
+async fn attempt(sender: Arc<dyn Sender>, timeout: Duration, mut pushes: Vec<Push>) -> Result<Answer, Failure> {
     let detail = || format!("no answer within {timeout:?}");
     let timed_out = |_| Err(Failure { kind: FailureKind::Timeout, detail: detail() });
-    let outcome = tokio::time::timeout(timeout, sender.send(push)).await.unwrap_or_else(timed_out);
-    Done::Sent(Sent { item, record, outcome })
+    let one = (pushes.len() == 1).then(|| pushes.pop()).flatten();
+    let sent = match one {
+        Some(push) => sender.send(push),
+        None => sender.send_many(pushes),
+    };
+    tokio::time::timeout(timeout, sent).await.unwrap_or_else(timed_out)
 }
 
 /// Reads a record again that was not held in memory, and what comes behind it: their turn is next.

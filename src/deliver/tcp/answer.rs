@@ -15,7 +15,7 @@ const NOT_COMMITTED: &[u8] = &[0x15];
 const LONGEST_DETAIL: usize = 500;
 
 pub(super) const fn accepted() -> Answer {
-    Answer { status: ACCEPTED, retry_after: None, detail: String::new() }
+    Answer::new(ACCEPTED, String::new())
 }
 
 /// The message will never do.
@@ -83,7 +83,7 @@ fn field(segment: &[u8], number: usize) -> &[u8] {
 
 fn answer(status: u16, detail: &str) -> Answer {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    Answer { status, retry_after: None, detail: detail.chars().take(LONGEST_DETAIL).map(plain).collect() }
+    Answer::new(status, detail.chars().take(LONGEST_DETAIL).map(plain).collect())
 }
 
 #[cfg(test)]

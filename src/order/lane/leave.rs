@@ -91,6 +91,30 @@ impl<E> Lane<E> {
         Ok(entry)
     }
 
+    /// The parts behind a taken one in its group, in order, as long as their records have results:
+    /// those that may leave with it in one go. A step each.
+    pub fn behind(&self, taken: Part) -> impl Iterator<Item = Part> + '_ {
+        let next = move |link: Link| self.slots.part(link)?.next;
+        std::iter::successors(next(taken.link), move |link| next(*link)).map_while(|link| {
+            let slot = self.slots.get(link.ordinal()).filter(|slot| slot.resolved)?;
+            Some(part_of(slot.offset, self.slots.part(link)?.group, link))
+        })
+    }
+
+    /// Takes a part that stood behind one which was released just now, ahead of what else is
+    /// ready. False where it is not the next of its group, or has become ready before.
+    pub fn take_next(&mut self, part: Part) -> bool {
+        if self.ready.back() != Some(&part.link) {
+            return false;
+        }
+        self.ready.pop_back();
+        if let Some(slot) = self.slots.get_mut(part.link.ordinal()) {
+            slot.taken += 1;
+        }
+        self.shift(part.link, State::Ready, State::Taken);
+        true
+    }
+
     /// A part from [`Lane::next_ready`] cannot leave now: it keeps the head of its group, and is
     /// offered again after [`Lane::unpark`].
     ///
@@ -173,4 +197,32 @@ impl<E> Lane<E> {
 fn part_of(offset: Offset, group: super::Group, link: Link) -> Part {
     let index = u32::try_from(link.index()).unwrap_or(u32::MAX);
     Part { offset, group, index, link }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Group, Resume, Window};
+    use super::*;
+
+    #[test]
+    fn those_behind_a_taken_part_can_be_taken_as_soon_as_it_has_left() {
+        let mut lane = Lane::new(Window { records: 10 }, Resume::default());
+        for (offset, group) in [(0, 1), (1, 2), (2, 1), (3, 1), (4, 1)] {
+            lane.admit(Offset(offset), &[Group(group)], offset).expect("in order");
+        }
+        for offset in [0, 1, 2, 3] {
+            lane.resolve(Offset(offset)).expect("open");
+        }
+        let first = lane.next_ready().expect("it is the head");
+        // The one without a result ends it.
+        let behind: Vec<_> = lane.behind(first).collect();
+        assert_eq!(behind.iter().map(|part| part.offset.0).collect::<Vec<_>>(), [2, 3]);
+        assert!(!lane.take_next(behind[0]), "what it stands behind has not left");
+        lane.release(first).expect("it was taken");
+        assert!(!lane.take_next(behind[1]), "it is not the next");
+        assert!(lane.take_next(behind[0]) && !lane.take_next(behind[0]), "once");
+        assert_eq!(lane.next_ready().map(|part| part.offset), Some(Offset(1)));
+        lane.release(behind[0]).expect("it was taken");
+        assert_eq!(lane.next_ready().map(|part| part.offset), Some(Offset(3)));
+    }
 }

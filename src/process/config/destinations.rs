@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, HttpUrl, OnFailure, Span, TopicName};
+use super::{Address, HttpUrl, OnFailure, Quota, Span, TopicName};
 use crate::deliver::PushAck;
 use crate::framing::Framing;
 
@@ -37,6 +37,12 @@ pub struct Push {
     /// Or one that gets frames over TCP.
     #[serde(default)]
     pub tcp: Option<TcpPush>,
+    /// What has to leave in order among itself.
+    #[serde(default)]
+    pub order: PushOrder,
+    /// No more items than this, evenly spaced.
+    #[serde(default)]
+    pub rate: Option<Quota>,
     /// When the next item of a group goes.
     #[serde(default)]
     pub progress: Progress,
@@ -64,6 +70,15 @@ pub struct HttpPush {
     /// Webhooks; unsigned where it is not given.
     #[serde(default)]
     pub secret_file: Option<PathBuf>,
+    /// The form of what is posted.
+    #[serde(default)]
+    pub content: Content,
+    /// How many sequence groups may have an item under way at once, per control partition.
+    #[serde(default = "push_concurrency")]
+    pub concurrency: NonZeroU32,
+    /// How many items at most go in one request, where the receiver agrees.
+    #[serde(default = "push_batch")]
+    pub batch: NonZeroU32,
     /// Whether private and link-local addresses may be called.
     #[serde(default)]
     pub allow_private: bool,
@@ -75,6 +90,45 @@ pub struct HttpPush {
 const fn push_timeout() -> Span {
     // What the Standard Webhooks guide gives receivers at least.
     Span::from_secs(15)
+}
+
+const fn push_concurrency() -> NonZeroU32 {
+    // Keeps a receiver of 100 ms busy with 640 items a second.
+    NonZeroU32::new(64).expect("64 is not 0")
+}
+
+const fn push_batch() -> NonZeroU32 {
+    NonZeroU32::MIN
+}
+
+/// The form in which an item is posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Content {
+    /// The body byte by byte.
+    #[default]
+    Raw,
+    /// A CloudEvent in binary mode.
+    #[serde(rename = "cloudevents")]
+    CloudEvents,
+    /// A CloudEvent in structured mode.
+    #[serde(rename = "cloudevents-structured")]
+    CloudEventsStructured,
+}
+
+/// What has to leave in order among itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PushOrder {
+    /// The sequence groups that `order.by` has made.
+    #[default]
+    Group,
+    /// All items of a lane.
+    Lane,
+    /// Items with the same key.
+    Key,
+    /// Nothing.
+    None,
 }
 
 /// A receiver that gets frames over TCP.

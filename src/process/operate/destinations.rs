@@ -1,6 +1,6 @@
 //! How destinations are pushed to, and operators' orders about that.
 //!
-//! `GET /v1/destinations`, `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept}`.
+//! `GET /v1/destinations`, `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept|replay|test}`.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -15,19 +17,24 @@ use tokio::time::{Instant, sleep};
 use super::{Operate, Refusal};
 use crate::log::{self, TopicPartition};
 use crate::metrics::Role;
-use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushCursor, PushVerb};
-use crate::record::{BatchBuilder, Name, Offset, Partition};
+use crate::observe::outputs;
+use crate::record::push::{
+    HaltedItems, Held, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem, Tested,
+    is_replay_id,
+};
+use crate::record::{BatchBuilder, Name, Offset, Partition, Sequence};
 use crate::takeover;
 
-/// How long the answer waits for the owners to act: a take-over may be under way.
-const EXECUTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the answer waits for the owners to act: a take-over may be under way, and for a replay or a
+/// test there may be an attempt, with all the time that it has by default.
+const EXECUTED_WITHIN: Duration = Duration::from_secs(30);
 /// How often their cursors are looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Order {
-    /// The lane, for retry, skip and accept.
+    /// The lane, for retry, skip, accept and replay; where the test is sent from.
     lane: Option<u32>,
     /// Which items, by offset in the destination's topic; all halted ones of the lane where there are none.
     #[serde(default)]
@@ -38,6 +45,13 @@ struct Order {
     /// Who asks; recorded.
     #[serde(default)]
     by: String,
+    /// Of a replay: the sequence number of the first item.
+    from: Option<u64>,
+    /// Of a replay: what receivers know it by.
+    id: Option<String>,
+    /// Of a test, Base64; `{"test":true}` where there is none.
+    body_base64: Option<String>,
+    content_type: Option<String>,
 }
 
 pub(super) fn router(operate: Operate) -> Router {
@@ -72,6 +86,7 @@ async fn states(operate: &Operate) -> Result<Vec<Value>, Refusal> {
                 "lag": end.saturating_sub(position.position),
                 "halted": position.halted,
                 "haltedByLoss": position.lost,
+                "replay": position.replay.as_ref().map(|replay| &replay.id),
             }));
         }
         if !lanes.is_empty() {
@@ -125,20 +140,37 @@ async fn execute(
     if !operate.topics.destinations.contains_key(&name) {
         return Err(Refusal::not_found(format!("there is no destination {name:?}")));
     }
-    let (action, controls) = action(&operate, &verb, &order)?;
+    let (action, controls) = action(&operate, &name, &verb, &order).await?;
     let by = if order.by.is_empty() { "operator".to_owned() } else { order.by };
     let verb = PushVerb { destination: name, action, reason: order.reason, by };
     let mut orders = Vec::new();
     for control in controls {
         orders.push((control.partition, append(&operate, &control, &verb).await?));
     }
-    let executed = wait(&operate, &orders).await?;
-    let status = if executed { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(json!({"destination": verb.destination, "executed": executed}))))
+    let until = Instant::now() + EXECUTED_WITHIN;
+    let mut answer = json!({"destination": verb.destination, "executed": wait(&operate, &orders, until).await?});
+    match (&verb.action, orders.first()) {
+        (PushAction::Replay { id, .. }, _) => answer["id"] = json!(id),
+        (PushAction::Test(_), Some((control, order))) => {
+            let tested = tested(&operate, *control, *order, &verb.destination, until).await?;
+            answer["executed"] = tested.is_some().into();
+            if let Some(Tested { taken, said, millis, .. }) = tested {
+                answer["test"] = json!({"taken": taken, "said": said, "milliseconds": millis});
+            }
+        }
+        _ => {}
+    }
+    let status = if answer["executed"] == true { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)))
 }
 
 /// What to do, and whose control partitions have to hear of it.
-fn action(operate: &Operate, verb: &str, order: &Order) -> Result<(PushAction, Vec<TopicPartition>), Refusal> {
+async fn action(
+    operate: &Operate,
+    name: &str,
+    verb: &str,
+    order: &Order,
+) -> Result<(PushAction, Vec<TopicPartition>), Refusal> {
     let topics = &operate.topics;
     let everybody = || topics.control.partitions(topics.control_partitions).collect();
     let one = || match order.lane {
@@ -153,11 +185,65 @@ fn action(operate: &Operate, verb: &str, order: &Order) -> Result<(PushAction, V
         "retry" => one().map(|(lane, owner)| (PushAction::Retry(items(lane)), owner))?,
         "skip" => one().map(|(lane, owner)| (PushAction::Skip(items(lane)), owner))?,
         "accept" => one().map(|(lane, owner)| (PushAction::Accept { lane }, owner))?,
+        "replay" => {
+            let (lane, owner) = one()?;
+            (replay(operate, name, lane, order).await?, owner)
+        }
+        "test" => {
+            let (_, owner) = if order.lane.is_none() { (0, vec![topics.control_of(Partition(0))]) } else { one()? };
+            (PushAction::Test(test(order)?), owner)
+        }
         _ => {
-            let known = "use pause, resume, retry, skip or accept";
+            let known = "use pause, resume, retry, skip, accept, replay or test";
             return Err(Refusal::not_found(format!("there is no verb {verb:?}: {known}")));
         }
     })
+}
+
+/// A replay from a sequence number, which has to have been pushed and not yet been removed.
+async fn replay(operate: &Operate, name: &str, lane: u32, order: &Order) -> Result<PushAction, Refusal> {
+    let conflict = |detail: String| Refusal { status: StatusCode::CONFLICT, detail };
+    let topic = &operate.topics.destinations[name];
+    let from = order.from.ok_or_else(|| Refusal::bad("replay takes the sequence number to begin with, as `from`"))?;
+    let id = order.id.clone().unwrap_or_else(|| format!("replay-{}", operate.log.now().0));
+    if !is_replay_id(&id) {
+        let what = "1 to 64 letters, digits, dots, underscores and hyphens";
+        return Err(Refusal::bad(format!("{id:?} cannot be the id of a replay, which has {what}")));
+    }
+    let of = topic.partition(Partition(lane));
+    let at = match outputs::position(&*operate.log, &of, Sequence(from)).await? {
+        outputs::Position::At(at) => at,
+        outputs::Position::Removed(first) => {
+            let detail = format!("retention has removed what came before sequence {}; replay from there on", first.0);
+            return Err(conflict(detail));
+        }
+    };
+    let cursor = cursor(operate, operate.topics.control_of(Partition(lane)).partition).await?.unwrap_or_default();
+    let pushed = cursor.topics.get(topic.as_str()).and_then(|lanes| lanes.get(&lane));
+    match pushed {
+        None => Err(Refusal::not_found(format!("nothing of lane {lane} was ever pushed to {name}"))),
+        Some(PushPosition { lost: Some(_), .. }) => {
+            let detail =
+                format!("{name}, lane {lane}, stands still for a loss: `seriatim dest accept` ends that first");
+            Err(conflict(detail))
+        }
+        Some(pushed) if at.0 >= pushed.position && pushed.done.is_empty() => {
+            Err(conflict(format!("sequence {from} of {name}, lane {lane}, was not pushed yet")))
+        }
+        Some(_) => Ok(PushAction::Replay { lane, from: at.0, id }),
+    }
+}
+
+fn test(order: &Order) -> Result<TestItem, Refusal> {
+    let Some(body) = &order.body_base64 else {
+        let content_type = order.content_type.clone().or_else(|| Some("application/json".to_owned()));
+        return Ok(TestItem { body: BASE64_STANDARD.encode(r#"{"test":true}"#), content_type });
+    };
+    let bytes = BASE64_STANDARD.decode(body).map_err(|error| Refusal::bad(format!("bodyBase64: {error}")))?;
+    if bytes.len() > LONGEST_TEST {
+        return Err(Refusal::bad(format!("a test has at most {LONGEST_TEST} bytes, not {}", bytes.len())));
+    }
+    Ok(TestItem { body: body.clone(), content_type: order.content_type.clone() })
 }
 
 async fn append(operate: &Operate, control: &TopicPartition, verb: &PushVerb) -> Result<Offset, Refusal> {
@@ -170,8 +256,7 @@ async fn append(operate: &Operate, control: &TopicPartition, verb: &PushVerb) ->
 }
 
 /// Waits until the owners' cursors have passed the orders.
-async fn wait(operate: &Operate, orders: &[(Partition, Offset)]) -> Result<bool, Refusal> {
-    let until = Instant::now() + EXECUTED_WITHIN;
+async fn wait(operate: &Operate, orders: &[(Partition, Offset)], until: Instant) -> Result<bool, Refusal> {
     for (control, order) in orders {
         while cursor(operate, *control).await?.is_none_or(|cursor| cursor.control <= order.0) {
             if Instant::now() >= until {
@@ -181,6 +266,24 @@ async fn wait(operate: &Operate, orders: &[(Partition, Offset)]) -> Result<bool,
         }
     }
     Ok(true)
+}
+
+/// Waits until it is known what came of a test; `None` where it is not by then, or another one came after.
+async fn tested(
+    operate: &Operate,
+    control: Partition,
+    order: Offset,
+    name: &str,
+    until: Instant,
+) -> Result<Option<Tested>, Refusal> {
+    while Instant::now() < until {
+        let tested = cursor(operate, control).await?.and_then(|mut cursor| cursor.tests.remove(name));
+        if let Some(tested) = tested.filter(|tested| tested.order >= order.0) {
+            return Ok(Some(tested).filter(|tested| tested.order == order.0));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(None)
 }
 
 async fn cursor(operate: &Operate, control: Partition) -> Result<Option<PushCursor>, Refusal> {

@@ -1,4 +1,4 @@
-//! An output record as JSON.
+//! An output record as JSON, as readers over HTTP get it, and receivers who take several at once.
 //!
 //! `body` holds JSON as it is where the content type says JSON and it is JSON (line breaks between
 //! its tokens become blanks, so that it fits a line), and other text as a string; `bodyBase64`
@@ -15,16 +15,16 @@ use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
-use crate::record::{Name, OutputHeaders, Partition, RecordRef, Source};
+use super::{Name, OutputHeaders, Partition, RecordRef, Source};
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Output<'a> {
+pub(crate) struct Output<'a> {
     /// Which destination it went to, where several are told apart.
-    pub(super) destination: Option<&'a str>,
+    pub(crate) destination: Option<&'a str>,
     /// Its lane and provenance, where they are told.
-    pub(super) place: Option<(Partition, OutputHeaders)>,
-    pub(super) record: RecordRef<'a>,
+    pub(crate) place: Option<(Partition, OutputHeaders)>,
+    pub(crate) record: RecordRef<'a>,
 }
 
 impl Serialize for Output<'_> {
@@ -46,16 +46,10 @@ impl Serialize for Output<'_> {
         map.serialize_entry("headers", &self.headers())?;
         let content_type = self.record.headers.text(Name::ContentType);
         map.serialize_entry("contentType", &content_type)?;
-        match self.record.value {
-            None => map.serialize_entry("body", &())?,
-            Some(value) if content_type.is_some_and(is_json) => match json(value) {
-                Some(raw) => map.serialize_entry("body", &raw)?,
-                None => map.serialize_entry("bodyBase64", &base64(Some(value)))?,
-            },
-            Some(value) => match std::str::from_utf8(value) {
-                Ok(text) => map.serialize_entry("body", text)?,
-                Err(_) => map.serialize_entry("bodyBase64", &base64(Some(value)))?,
-            },
+        match body(content_type, self.record.value) {
+            Body::Json(raw) => map.serialize_entry("body", &raw)?,
+            Body::Text(text) => map.serialize_entry("body", &text)?,
+            Body::Bytes(bytes) => map.serialize_entry("bodyBase64", &base64(Some(bytes)))?,
         }
         map.end()
     }
@@ -97,6 +91,26 @@ impl Serialize for Value<'_> {
         map.serialize_entry("base64", &base64(Some(self.0)))?;
         map.end()
     }
+}
+
+/// How a record's value is written within JSON.
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    /// JSON as it is.
+    Json(Box<RawValue>),
+    /// Text, `None` where there is no value.
+    Text(Option<&'a str>),
+    /// Everything else, for Base64.
+    Bytes(&'a [u8]),
+}
+
+/// See the module's documentation.
+pub(crate) fn body<'a>(content_type: Option<&str>, value: Option<&'a [u8]>) -> Body<'a> {
+    let Some(value) = value else { return Body::Text(None) };
+    if content_type.is_some_and(is_json) {
+        return json(value).map_or(Body::Bytes(value), Body::Json);
+    }
+    std::str::from_utf8(value).map_or(Body::Bytes(value), |text| Body::Text(Some(text)))
 }
 
 fn base64(bytes: Option<&[u8]>) -> String {
