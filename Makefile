@@ -21,11 +21,20 @@ run: ## Build it and show what it does, live
 	cargo run --release --quiet -- demo
 
 .PHONY: test
-test: lint doc unit node page helm ## Everything that has to hold before a change goes in
+test: lint doc unit api node page helm ## Everything that has to hold before a change goes in
 
 .PHONY: unit
 unit: ## Tests of the library, the program and its command line
 	cargo test --quiet
+
+.PHONY: api
+api: ## Calls of every kind against docs/openapi.json; needs Python with venv. OFFLINE=1 leaves it out
+	@if [ -n "$${OFFLINE:-}" ]; then echo "api: OFFLINE is set, calls against docs/openapi.json are not tested"; exit; fi; \
+	python3 -c 'import ensurepip' || { echo "api: needs Python 3 with venv (Debian: python3-venv), or OFFLINE=1"; exit 1; }; \
+	[ -x $(API_TOOLS)/bin/python ] || python3 -m venv $(API_TOOLS); \
+	$(API_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r tests/api/requirements.txt; \
+	cargo build --quiet; \
+	$(API_TOOLS)/bin/python tests/api/check.py $(CARGO_TARGET_DIR)/debug/seriatim
 
 .PHONY: node
 node: ## Tests of the Node.js package and examples, where Node.js is installed
@@ -45,6 +54,9 @@ page: ## Tests of the admin page, where Node.js and Chromium are installed
 	@if command -v node >/dev/null && { command -v chromium || command -v "$${CHROMIUM:-}"; } >/dev/null; then \
 	  cargo build --quiet; npm --prefix tests/page ci --silent; node --test tests/page/*.test.js; \
 	else echo "page: Node.js or Chromium is not installed, nothing is tested here"; fi
+
+# What `make api` installs, kept from one time to the next.
+API_TOOLS := $(CARGO_TARGET_DIR)/api
 
 # The version of Helm that is built where none is installed; Go keeps what it has built.
 HELM_MODULE := helm.sh/helm/v3/cmd/helm@v3.22.0

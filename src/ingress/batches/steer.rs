@@ -94,7 +94,7 @@ async fn ask(service: &Service, command: &Command) -> Result<Response, Problem> 
     let before = known(service, id).await?;
     if before.state.has_ended() {
         let detail = format!("batch {id:?} has ended: it is {}", before.state.status());
-        return Err(Problem::new(Code::BatchEnded, detail).with("status", json!(before.state.status())));
+        return Err(Problem::new(Code::BatchEnded, detail).with("batchStatus", json!(before.state.status())));
     }
     let lane = lane_of(service, id);
     let written = write(service, lane, command).await?;
