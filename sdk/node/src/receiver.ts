@@ -40,6 +40,8 @@ export interface ReceiverOptions<Tx> extends Partial<ServiceOptions> {
   store?: Store<Tx>;
   /** Replays to take part in: what was applied before is applied again, once. None unless set. */
   replays?: string[] | ((id: string) => boolean);
+  /** How many items may come in one request, if the destination has `batch` set: 100. */
+  items?: number;
   /** Hears of every item that is not applied, and why. */
   onVerdict?: (verdict: Verdict, place: Place) => void;
 }
@@ -65,7 +67,7 @@ export function createReceiver<Tx = Place[]>(
   handler: (item: Item, tx: Tx) => unknown,
   options: ReceiverOptions<Tx>,
 ): Receiver {
-  const { secrets, tolerance = 300, replays, onVerdict, ...rest } = options;
+  const { secrets, tolerance = 300, replays, items = 100, onVerdict, ...rest } = options;
   if (Array.isArray(secrets)) {
     if (secrets.length === 0) throw new TypeError('give at least one secret');
     // A wrong one is found here rather than at the first push.
@@ -80,21 +82,37 @@ export function createReceiver<Tx = Place[]>(
       const current = typeof secrets === 'function' ? await secrets() : secrets;
       if (!verify(current, request.headers, body, tolerance)) throw unsigned();
     }
-    const { item, place } = read(request.headers, body, takesPart);
-    const verdict = await turns.take(`${place.stream} ${item.group}`, async () => {
-      // It hung up while another attempt was in hand; it will come again.
-      if (response.destroyed) return undefined;
-      return store.transaction(async (tx) => {
-        const verdict = await store.claim(tx, place);
-        if (verdict === 'apply') await handler(item, tx);
-        return verdict;
+    const answer = (status: number) => {
+      if (!response.destroyed) response.writeHead(status, { 'seriatim-accept-items': String(items) }).end();
+    };
+    // An operator wants to see whether somebody is there.
+    if (request.headers['seriatim-test'] !== undefined) return answer(204);
+    const all = request.headers['content-type'] === MANY
+      ? readMany(request.headers, body, takesPart)
+      : [read(request.headers, body, takesPart)];
+    for (const [index, { item, place }] of all.entries()) {
+      // Also for the error that this one may end with: those before it are applied.
+      if (all.length > 1) response.setHeader('seriatim-applied', String(index));
+      const verdict = await turns.take(`${place.stream} ${item.group}`, async () => {
+        // It hung up while another attempt was in hand; it will come again.
+        if (response.destroyed) return undefined;
+        return store.transaction(async (tx) => {
+          const verdict = await store.claim(tx, place);
+          if (verdict === 'apply') await handler(item, tx);
+          return verdict;
+        });
       });
-    });
-    if (verdict !== undefined && verdict !== 'apply') onVerdict?.(verdict, place);
-    if (!response.destroyed) response.writeHead(verdict === 'stale' ? 409 : 204).end();
+      if (verdict !== undefined && verdict !== 'apply') onVerdict?.(verdict, place);
+      if (verdict === 'stale') return answer(409);
+    }
+    if (all.length > 1) response.setHeader('seriatim-applied', String(all.length));
+    answer(204);
   };
   return new Service({ concurrency: 1_000, maxBody: MAX_BODY, onError: report, ...rest }, serve);
 }
+
+/** Several items in one request: what `/v1/outputs` has a line of each. */
+const MANY = 'application/vnd.seriatim.items+json';
 
 function unsigned(): PermanentError {
   return new PermanentError('no secret of this receiver has signed this, or not now', {
@@ -146,6 +164,48 @@ function read(
   };
   const place = { stream: `${destination}/${lane}`, epoch, sequence, doneBelow };
   return { item, place: replay !== undefined && takesPart(replay) ? { ...place, replay } : place };
+}
+
+/** An item of several, as JSON. */
+interface Line {
+  sequence: number;
+  source: { lane: number; offset: number };
+  headers: Record<string, string>;
+  contentType: string | null;
+  body?: unknown;
+  bodyBase64?: string;
+}
+
+/** Reads each of several items as if it had come alone. */
+function readMany(
+  common: IncomingHttpHeaders,
+  body: Buffer,
+  takesPart: (replay: string) => boolean,
+): { item: Item; place: Place }[] {
+  const destination = String(common['seriatim-destination']);
+  // As in the ids of items that come alone.
+  const name = destination.replace(/[^A-Za-z0-9_-]/g, (c) => `~${c.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  return json<Line[]>(body).map((line) => {
+    const { lane, offset } = line.source;
+    const headers = {
+      ...common,
+      ...line.headers,
+      'seriatim-destination': destination,
+      'seriatim-epoch': common['seriatim-epoch'],
+      'seriatim-source': `${lane}:${offset}`,
+      'seriatim-sequence': String(line.sequence),
+      'webhook-id': `${lane}-${offset}-${line.headers['seriatim-output']}-${name}`,
+      'content-type': line.contentType ?? undefined,
+    };
+    return read(headers, bytes(line), takesPart);
+  });
+}
+
+function bytes({ body, bodyBase64, contentType }: Line): Buffer {
+  if (bodyBase64 !== undefined) return Buffer.from(bodyBase64, 'base64');
+  if (body === null || body === undefined) return Buffer.alloc(0);
+  const isText = typeof body === 'string' && !/[/+]json *(;|$)/i.test(contentType ?? '');
+  return Buffer.from(isText ? body : JSON.stringify(body));
 }
 
 /** Lets those with the same name go one after the other, in the order in which they came. */

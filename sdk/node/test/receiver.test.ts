@@ -64,6 +64,52 @@ async function receiver<Tx>(
   return push;
 }
 
+test('several items in one request are applied in order, and how far it got is told', async (t) => {
+  const applied: string[] = [];
+  const receiver = createReceiver(
+    (item) => {
+      if (item.text() === 'bad') throw new PermanentError('it will never do');
+      applied.push(`${item.id} ${item.sequence} ${item.group} ${item.contentType} ${item.text()}`);
+    },
+    { secrets: 'unsigned', onError: () => {}, items: 7 },
+  );
+  const { port } = await receiver.listen();
+  t.after(() => receiver.close({ timeout: 0 }));
+  const push = async (items: object[]) => {
+    const answer = await fetch(`http://127.0.0.1:${port}/`, {
+      method: 'POST',
+      body: JSON.stringify(items),
+      headers: {
+        'content-type': 'application/vnd.seriatim.items+json',
+        'seriatim-destination': 'a.b',
+        'seriatim-lane': '2',
+        'seriatim-epoch': '5',
+        'seriatim-done-below': '0',
+      },
+    });
+    return [answer.status, answer.headers.get('seriatim-applied'), answer.headers.get('seriatim-accept-items')];
+  };
+  const item = (sequence: number, contentType: string | null, body: unknown) => ({
+    lane: 2,
+    sequence,
+    source: { lane: 2, offset: 70 + sequence },
+    key: null,
+    headers: { 'seriatim-group': 'g', 'seriatim-output': '0', 'seriatim-epoch': '1' },
+    contentType,
+    body,
+  });
+  const [first, second, third] = [item(0, 'application/json', { n: 1 }), item(1, 'text/plain', 'x'), item(2, null, 'bad')];
+  assert.deepEqual(await push([first, second]), [204, '2', '7']);
+  assert.deepEqual(await push([second, third]), [422, '1', null]);
+  assert.deepEqual(await push([first, second]), [204, '2', '7']);
+  assert.deepEqual(applied, ['2-70-0-a~2eb 0 g application/json {"n":1}', '2-71-0-a~2eb 1 g text/plain x']);
+});
+
+test('a test of an operator is answered, and is no item', async (t) => {
+  const push = await receiver(t, () => assert.fail('it is no item'));
+  assert.equal(await push({ sequence: 0, headers: { 'seriatim-test': 'true' } }), 204);
+});
+
 test('an item is applied once, however often it comes; a replaced sender is refused', async (t) => {
   const applied: number[] = [];
   const verdicts: [Verdict, Place][] = [];
