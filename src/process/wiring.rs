@@ -239,6 +239,7 @@ fn push_options(receiver: &str, push: &config::Push) -> deliver::Options {
         config::Start::Beginning => deliver::Start::Beginning,
         config::Start::End => deliver::Start::End,
     };
+    options.retry_after_max = push.retry.retry_after_max.get();
     options.retry =
         deliver::Retry { backoff: push.retry.backoff.get(), cap: push.retry.cap.get(), attempts: push.retry.attempts };
     options

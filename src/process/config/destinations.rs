@@ -195,14 +195,21 @@ pub enum Start {
 pub struct PushRetry {
     /// The pause after the first attempt; it doubles from one to the next.
     pub backoff: Span,
-    /// The longest pause; a receiver's `Retry-After` is honoured up to an hour.
+    /// The longest pause, unless the receiver asks for more.
     pub cap: Span,
+    /// The most of a receiver's `Retry-After` that is honoured.
+    pub retry_after_max: Span,
     /// Attempts after which `on_failure` decides; without end where it is not given.
     pub attempts: Option<NonZeroU32>,
 }
 
 impl Default for PushRetry {
     fn default() -> Self {
-        Self { backoff: Span::from_millis(500), cap: Span::from_secs(300), attempts: None }
+        Self {
+            backoff: Span::from_millis(500),
+            cap: Span::from_secs(300),
+            retry_after_max: Span::from_secs(3600),
+            attempts: None,
+        }
     }
 }
