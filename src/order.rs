@@ -29,4 +29,5 @@ pub use lane::{Admission, Lane, Part, Resume, Standing, Window};
 pub use overdue::Overdue;
 pub use pace::Pace;
 pub use released::{InvalidReleased, Released};
+pub use slots::MAX_PARTS;
 pub use watermark::{Ticket, Watermark};

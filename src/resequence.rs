@@ -34,7 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use destinations::{Destinations, MOST_DESTINATIONS, UnknownDestination};
+pub use destinations::{Destinations, MOST_DESTINATIONS, MOST_NAMED, Mask, UnknownDestination};
 pub use entry::{Answer, Entry, Item, Outcome, Retrying};
 pub use lane::{DamagedCursor, LaneState, Need};
 pub use scope::Scope;

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::auth::Principal;
 use super::problem::{Code, Problem};
+use crate::order::MAX_PARTS;
 use crate::record::{BatchBuilder, Name, destinations, partition_of_key};
 use crate::topics::Topics;
 
@@ -250,6 +251,10 @@ fn named_destinations(headers: &HeaderMap, topics: &Topics) -> Result<Option<Str
                 names.push(name);
             }
         }
+    }
+    if names.len() > MAX_PARTS {
+        let detail = format!("Seriatim-Destination names {}, {MAX_PARTS} at most are allowed", names.len());
+        return Err(Problem::new(Code::InvalidHeader, detail));
     }
     Ok((!names.is_empty()).then(|| names.join(", ")))
 }

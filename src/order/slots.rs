@@ -7,7 +7,7 @@ use super::Group;
 use crate::record::Offset;
 
 /// Most parts that a record may have: one bit each in a mask of a cursor.
-pub(super) const MAX_PARTS: usize = 64;
+pub const MAX_PARTS: usize = 64;
 
 const INDEX_BITS: u32 = MAX_PARTS.trailing_zeros();
 

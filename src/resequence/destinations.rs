@@ -3,10 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::log::Topic;
+use crate::order::MAX_PARTS;
 use crate::record::destinations as names_in;
 
-/// The most destinations that one pipeline has, because a record's are bits of 64.
-pub const MOST_DESTINATIONS: usize = 64;
+/// The most destinations that one pipeline has, because a record's are bits of a [`Mask`].
+pub const MOST_DESTINATIONS: usize = Mask::BITS as usize;
+
+/// The most that one message may name: with order by destination it has a part for each.
+pub const MOST_NAMED: usize = MAX_PARTS;
+
+/// A record's destinations: a bit for each, by its number.
+pub type Mask = u128;
 
 /// The destinations by number, in the order of their names.
 #[derive(Clone, Debug)]
@@ -14,12 +21,20 @@ pub struct Destinations {
     list: Vec<(String, Topic)>,
 }
 
-/// A name that no destination has.
+/// Names that do not say where to go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no destination `{name}`; there are: {known}")]
-pub struct UnknownDestination {
-    name: String,
-    known: String,
+pub enum UnknownDestination {
+    /// A name that no destination has.
+    #[error("there is no destination `{name}`; there are: {known}")]
+    Name {
+        /// The first part of it.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// More than a message may name.
+    #[error("{0} destinations are named, {MOST_NAMED} at most are allowed")]
+    TooMany(u32),
 }
 
 impl Destinations {
@@ -50,21 +65,25 @@ impl Destinations {
     }
 
     /// The mask of the destinations that a header names; of `default` where there is no header.
-    pub(super) fn mask(&self, header: Option<&[u8]>) -> Result<u64, UnknownDestination> {
+    pub(super) fn mask(&self, header: Option<&[u8]>) -> Result<Mask, UnknownDestination> {
         let Some(header) = header else { return self.bit("default") };
         let names = String::from_utf8_lossy(header);
-        let mut mask = 0;
+        let mut mask: Mask = 0;
         for name in names_in(&names) {
             mask |= self.bit(name)?;
         }
-        if mask == 0 { self.bit("default") } else { Ok(mask) }
+        match mask.count_ones() {
+            0 => self.bit("default"),
+            count if count as usize > MOST_NAMED => Err(UnknownDestination::TooMany(count)),
+            _ => Ok(mask),
+        }
     }
 
     /// The mask of one destination.
-    pub(super) fn bit(&self, name: &str) -> Result<u64, UnknownDestination> {
+    pub(super) fn bit(&self, name: &str) -> Result<Mask, UnknownDestination> {
         match self.list.binary_search_by(|(n, _)| n.as_str().cmp(name)) {
             Ok(number) => Ok(1 << number),
-            Err(_) => Err(UnknownDestination {
+            Err(_) => Err(UnknownDestination::Name {
                 name: name.chars().take(100).collect(),
                 known: self.list.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", "),
             }),
@@ -73,7 +92,7 @@ impl Destinations {
 }
 
 /// The numbers in a mask, lowest first.
-pub(super) fn numbers(mut mask: u64) -> impl Iterator<Item = usize> {
+pub(super) fn numbers(mut mask: Mask) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let number = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
         mask &= mask - 1;
@@ -84,6 +103,19 @@ pub(super) fn numbers(mut mask: u64) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_may_be_more_than_one_message_may_name() {
+        let name = |number| format!("d{number:03}");
+        let map = (0..MOST_DESTINATIONS).map(|number| (name(number), Topic::from(name(number)))).collect();
+        let destinations = Destinations::new(&map);
+        let named = |count: usize| {
+            let header: Vec<String> = (0..count).map(|number| name(MOST_DESTINATIONS - 1 - number)).collect();
+            destinations.mask(Some(header.join(", ").as_bytes())).map(|mask| numbers(mask).count())
+        };
+        assert_eq!(named(MOST_NAMED), Ok(MOST_NAMED));
+        assert_eq!(named(MOST_NAMED + 1), Err(UnknownDestination::TooMany(65)));
+    }
 
     #[test]
     fn headers_name_destinations_or_leave_the_default() {

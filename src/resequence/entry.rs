@@ -1,5 +1,6 @@
 //! What the owner keeps of a record from its admission to its release.
 
+use super::destinations::Mask;
 use crate::order::Ticket;
 use crate::record::ledger::Identity;
 use crate::record::{Batch, BatchItem, Name, Offset, Partition, RecordRef, Round, Timestamp};
@@ -17,7 +18,7 @@ pub struct Entry {
     /// When the log took the record.
     pub timestamp: Timestamp,
     /// The destinations that the message names, as bits; those of `default` where it names none.
-    pub destinations: u64,
+    pub destinations: Mask,
     /// The message's key, which a single output takes.
     pub key: Option<Box<[u8]>>,
     /// Its identity, where it has one and is the first with it.

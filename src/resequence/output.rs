@@ -4,13 +4,13 @@
 use crate::record::outputs::{self, OUTPUTS, OutputJson};
 use crate::record::{HeaderWriter, Name, RecordRef, ResultHeaders, error_json};
 
-use super::destinations::{Destinations, numbers};
+use super::destinations::{Destinations, Mask, numbers};
 
 /// The outputs of one result, in order.
 #[derive(Debug)]
 pub(super) enum Outputs<'a> {
     /// The result's own value, to each of these destinations.
-    Same { value: &'a [u8], destinations: u64 },
+    Same { value: &'a [u8], destinations: Mask },
     /// Several, each with its own value.
     Several(Vec<Output>),
 }
@@ -18,7 +18,7 @@ pub(super) enum Outputs<'a> {
 /// One of several outputs.
 #[derive(Debug)]
 pub(super) struct Output {
-    destinations: u64,
+    destinations: Mask,
     key: Option<String>,
     headers: Vec<(String, String)>,
     content_type: Option<String>,
@@ -44,9 +44,9 @@ pub(super) struct Written<'a> {
 pub(super) struct Rules<'a> {
     pub(super) destinations: &'a Destinations,
     /// Where outputs go that name no destination.
-    pub(super) default: u64,
+    pub(super) default: Mask,
     /// The only ones that may be named, where the order is by destination.
-    pub(super) allowed: Option<u64>,
+    pub(super) allowed: Option<Mask>,
     /// The largest output in bytes, key and headers included.
     pub(super) max_output: usize,
 }
@@ -67,7 +67,7 @@ impl<'a> Outputs<'a> {
     }
 
     /// The outputs of a record that leaves as it is.
-    pub(super) fn unworked(record: &RecordRef<'a>, destinations: u64, max_output: usize) -> Result<Self, String> {
+    pub(super) fn unworked(record: &RecordRef<'a>, destinations: Mask, max_output: usize) -> Result<Self, String> {
         fits(record.size(), max_output).map_err(|e| error_json("output-too-large", e))?;
         Ok(Self::Same { value: record.value.unwrap_or_default(), destinations })
     }
@@ -99,7 +99,7 @@ impl<'a> Outputs<'a> {
 }
 
 impl Rules<'_> {
-    fn named(&self, header: &[u8]) -> Result<u64, String> {
+    fn named(&self, header: &[u8]) -> Result<Mask, String> {
         let mask = self.destinations.mask(Some(header)).map_err(|e| e.to_string())?;
         match self.allowed {
             Some(allowed) if mask & !allowed != 0 => {
@@ -110,7 +110,7 @@ impl Rules<'_> {
     }
 
     /// Where an output goes that names no destination: nowhere, if the message named one that is unknown.
-    fn unnamed(&self) -> Result<u64, String> {
+    fn unnamed(&self) -> Result<Mask, String> {
         if self.default == 0 {
             Err("the message names a destination that there is not".to_owned())
         } else {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::log::Topic;
 
-    fn several(json: &str, allowed: Option<u64>) -> Result<Vec<(usize, Option<String>, String)>, String> {
+    fn several(json: &str, allowed: Option<Mask>) -> Result<Vec<(usize, Option<String>, String)>, String> {
         let map = ["a", "default"].map(|n| (n.to_owned(), Topic::from(n))).into();
         let destinations = Destinations::new(&map);
         let rules = Rules { destinations: &destinations, default: 2, allowed, max_output: 20 };

@@ -11,7 +11,7 @@ use crate::record::{
 };
 use crate::topics::Topics;
 
-use super::destinations::numbers;
+use super::destinations::{Mask, numbers};
 use super::entry::{Entry, Outcome, SKIPPED};
 use super::lane::{LaneState, Need};
 use super::output::{Outputs, Rules};
@@ -201,7 +201,7 @@ impl LaneState {
         });
     }
 
-    fn scope_allows(&self, entry: &Entry) -> Option<u64> {
+    fn scope_allows(&self, entry: &Entry) -> Option<Mask> {
         (self.scope == Scope::Destination && !entry.is_of_batch()).then_some(entry.destinations)
     }
 
@@ -233,7 +233,7 @@ impl LaneState {
     }
 }
 
-fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<u64>, max_output: usize) -> Turn<'a> {
+fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<Mask>, max_output: usize) -> Turn<'a> {
     let fail = |error: String| Turn::Fail { error, dead_letter: false };
     let answer = match &entry.outcome {
         Some(Outcome::Result(answer)) => answer,

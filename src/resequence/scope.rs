@@ -10,7 +10,7 @@ use crate::order::Group;
 use crate::record::batches::EventType;
 use crate::record::{EventMark, Name, RecordRef, destinations, group_hash};
 
-use super::destinations::{MOST_DESTINATIONS, numbers};
+use super::destinations::{MOST_NAMED, Mask, numbers};
 
 /// Which sequence group a record belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub enum Scope {
 impl Scope {
     /// Puts the groups of a record into `groups`; none where it is one of its own. Its destinations are
     /// bits of `mask`; there are none where it names an unknown one.
-    pub(super) fn groups(&self, record: &RecordRef<'_>, mask: u64, groups: &mut Vec<Group>) {
+    pub(super) fn groups(&self, record: &RecordRef<'_>, mask: Mask, groups: &mut Vec<Group>) {
         groups.clear();
         match self {
             Self::Lane => groups.push(Group(0)),
@@ -70,7 +70,7 @@ pub(super) fn event_groups(event: &EventMark<'_>, record: &RecordRef<'_>, groups
 fn named_groups(record: &RecordRef<'_>, groups: &mut Vec<Group>) {
     let header = String::from_utf8_lossy(record.headers.get(Name::Destination).unwrap_or_default()).into_owned();
     let names: BTreeSet<&str> = destinations(&header).collect();
-    groups.extend(names.into_iter().take(MOST_DESTINATIONS).map(|name| group_of(Some(name.as_bytes()))));
+    groups.extend(names.into_iter().take(MOST_NAMED).map(|name| group_of(Some(name.as_bytes()))));
 }
 
 fn group_of(name: Option<&[u8]>) -> Group {
