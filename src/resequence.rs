@@ -7,6 +7,7 @@
 
 mod admit;
 mod batches;
+mod damage;
 mod destinations;
 mod dispatch;
 mod entry;

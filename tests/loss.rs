@@ -8,8 +8,9 @@ use seriatim::log::memory::Memory;
 use seriatim::log::{Log, SESSION_TIMEOUT, Topic, TopicPartition, Visibility};
 use seriatim::observe::live;
 use seriatim::record::control::{Action, VERB, Verb};
+use seriatim::record::cursor::LaneCursor;
 use seriatim::record::{
-    Batch, BatchBuilder, Name, OutputHeaders, Partition, ResultHeaders, Round, Source, Status, check,
+    Batch, BatchBuilder, Name, Offset, OutputHeaders, Partition, ResultHeaders, Round, Source, Status, check,
 };
 use seriatim::resequence::{self, Options};
 use seriatim::takeover::Error;
@@ -47,7 +48,7 @@ impl Rig {
     async fn resequencing<T>(&self, done: impl Future<Output = T>) -> T {
         tokio::select! {
             ended = self.resequence() => panic!("it ended: {ended:?}"),
-            done = done => done,
+            done = tokio::time::timeout(Duration::from_secs(600), done) => done.expect("it comes to that"),
         }
     }
 
@@ -63,7 +64,11 @@ impl Rig {
 
     /// Answers the messages at these offsets with their own bodies.
     async fn answer(&self, offsets: &[u64]) {
-        let input = self.read(&self.topics.input).await;
+        self.answer_of(&self.read(&self.topics.input).await, offsets).await;
+    }
+
+    /// As [`Rig::answer`], with an input that was read before.
+    async fn answer_of(&self, input: &[Batch], offsets: &[u64]) {
         let mut builder = BatchBuilder::default();
         for record in input.iter().flatten().filter(|record| offsets.contains(&record.offset.0)) {
             let source = Source { lane: LANE, offset: record.offset };
@@ -129,6 +134,21 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Accepts, and answers when this one is sent out again, which somebody may have been at work on.
+    async fn accept_and_answer(&self, input: &[Batch], resent: u64, others: &[u64]) {
+        self.accept().await;
+        while !self.sent_out().await.iter().any(|(sent, _)| *sent == resent) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.answer_of(input, &[resent]).await;
+        self.answer_of(input, others).await;
+    }
+
+    async fn cursor(&self) -> LaneCursor {
+        let live = live::lane(&self.log, &self.topics, &Options::default(), LANE).await.expect("it can be read");
+        live.expect("it has an owner").cursor
     }
 
     async fn is_halted(&self) -> String {
@@ -216,4 +236,89 @@ async fn without_its_cursor_a_lane_begins_anew_only_when_told_to() {
     let twice: Vec<_> = (0..10).map(|sequence| (sequence, sequence % 5)).collect();
     assert_eq!(outputs, twice, "sequence numbers go on");
     assert_eq!(live::lost_cursor(&rig.log, &rig.topics, LANE).await.expect("no faults"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_input_is_passed_over_when_all_before_it_has_left() {
+    let rig = Rig::new().await;
+    for body in ["a", "b", "c", "d", "e"] {
+        rig.send(&[body]).await;
+    }
+    let input = rig.read(&rig.topics.input).await;
+    rig.answer(&[0, 3]).await;
+    rig.log.damage(&rig.topics.input.partition(LANE), Offset(2)..Offset(3)).expect("it exists");
+    let told = rig
+        .resequencing(async {
+            rig.has_outputs(1).await;
+            let live = live::lane(&rig.log, &rig.topics, &Options::default(), LANE).await.expect("it can be read");
+            live.and_then(|live| live.damage().map(str::to_owned)).expect("it waits for b, and damage lies ahead")
+        })
+        .await;
+    assert!(told.contains("offset 2"), "{told}");
+    rig.answer_of(&input, &[1]).await;
+    let reason = rig.resequencing(rig.is_halted()).await;
+    assert_eq!((reason, rig.outputs().await.len()), (told, 2), "b has left before it halted");
+    rig.resequencing(async {
+        rig.accept_and_answer(&input, 3, &[4]).await;
+        rig.has_outputs(4).await;
+    })
+    .await;
+    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
+    assert_eq!(outputs, [(0, 0), (1, 1), (2, 3), (3, 4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_results_are_asked_for_again_and_what_lies_behind_them_counts() {
+    let rig = Rig::new().await;
+    rig.send(&["a", "b", "c", "d"]).await;
+    let input = rig.read(&rig.topics.input).await;
+    rig.answer(&[0]).await;
+    // Workers may be at work on what follows.
+    rig.resequencing(async {
+        rig.has_outputs(1).await;
+        while rig.cursor().await.limit < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for offset in 1..3 {
+        rig.answer(&[offset]).await;
+    }
+    rig.log.damage(&rig.topics.results.partition(LANE), Offset(1)..Offset(2)).expect("it exists");
+    let reason = rig.resequencing(rig.is_halted()).await;
+    assert!(reason.contains("results[0]") && reason.contains("offset 1"), "{reason}");
+    rig.resequencing(async {
+        rig.accept_and_answer(&input, 1, &[]).await;
+        rig.has_outputs(3).await;
+        rig.answer_of(&input, &[3]).await;
+        rig.has_outputs(4).await;
+    })
+    .await;
+    let sent: BTreeSet<u64> = rig.sent_out().await.into_iter().map(|(offset, _)| offset).collect();
+    assert!(!sent.contains(&0) && !sent.contains(&2), "what can be read counts, behind the damage, too: {sent:?}");
+    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, offset, _)| (sequence, offset)).collect();
+    assert_eq!(outputs, [(0, 0), (1, 1), (2, 2), (3, 3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_in_the_outputs_holds_up_no_owner() {
+    let rig = Rig::new().await;
+    for (offset, body) in ["a", "b", "c"].iter().enumerate() {
+        rig.send(&[body]).await;
+        rig.answer(&[offset as u64]).await;
+        rig.resequencing(rig.has_outputs(offset + 1)).await;
+    }
+    let of = rig.topics.destinations["default"].partition(LANE);
+    rig.log.damage(&of, Offset(1)..Offset(2)).expect("it exists");
+    rig.send(&["d"]).await;
+    rig.answer(&[3]).await;
+    rig.resequencing(async {
+        while rig.log.bounds(&of).await.expect("no faults").end < Offset(4) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let last = rig.log.snapshot_from(&of, Offset(3));
+    let sequence = last[0].headers.iter().find(|(name, _)| name == b"seriatim-sequence").map(|(_, value)| &value[..]);
+    assert_eq!((last.len(), sequence), (1, Some(&b"3"[..])));
 }

@@ -175,6 +175,9 @@ fn show(lane: &Value) -> String {
     if let Some(reason) = lane["haltedByLoss"].as_str() {
         let _ = writeln!(text, "  stands still      {reason}");
     }
+    if let Some(damage) = lane["damage"].as_str() {
+        let _ = writeln!(text, "  damage ahead      {damage}");
+    }
     let halted = lane["haltedMessages"].as_array().map_or(0, Vec::len);
     if halted > 0 {
         let _ = writeln!(text, "  halted messages   {halted}: see `seriatim why {}`", lane["lane"]);

@@ -13,6 +13,7 @@ mod state;
 mod tests;
 mod writer;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
@@ -95,6 +96,16 @@ impl Memory {
     /// [`Error::Rejected`] where there is no such partition.
     pub fn delete_below(&self, of: &TopicPartition, offset: Offset) -> Result<(), Error> {
         self.0.lock().partition(of)?.delete_below(offset);
+        Ok(())
+    }
+
+    /// Batches with an offset among these cannot be read any more, as on a disk that has gone bad.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where there is no such partition.
+    pub fn damage(&self, of: &TopicPartition, offsets: Range<Offset>) -> Result<(), Error> {
+        self.0.lock().partition(of)?.damage(offsets);
         Ok(())
     }
 

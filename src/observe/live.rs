@@ -129,10 +129,20 @@ impl Live {
         loop {
             let mut read = false;
             if self.state.wants_input() && inputs.position() < self.input_end {
-                read |= self.read_input(&mut *inputs, &input).await?;
+                match self.read_input(&mut *inputs, &input).await {
+                    Err(Error::Damaged(reason)) => self.state.meets_damage(reason),
+                    fetched => read |= fetched?,
+                }
             }
             if self.state.wants_results() && answers.position() < results_end {
-                read |= self.read_results(&mut *answers, &results).await?;
+                match self.read_results(&mut *answers, &results).await {
+                    // The owner is about to halt for it.
+                    Err(Error::Damaged(reason)) => {
+                        self.state.meets_damage(reason);
+                        return Ok(());
+                    }
+                    fetched => read |= fetched?,
+                }
             }
             let asked = self.state.replay(self.now, self.input_end).map_err(|e| Error::Damaged(e.to_string()))?;
             if !read && !asked {
@@ -151,6 +161,13 @@ impl Live {
         let fetched = probe::next(reader, of).await?;
         self.state.add_results(fetched.batches, fetched.next);
         Ok(true)
+    }
+
+    /// Why a log of the lane cannot be read on, if so: the lane halts, where it is the input when all
+    /// before that is released.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.state.damage()
     }
 
     /// The messages that are admitted and not released, in input order.

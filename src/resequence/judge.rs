@@ -57,7 +57,11 @@ impl LaneState {
             return Verdict::Dropped(Dropped::Stranger);
         }
         match self.order.standing(offset) {
-            Standing::Unread if offset < self.attempted_limit && !self.beyond_input(offset, record.offset) => {
+            Standing::Unread
+                if offset < self.attempted_limit
+                    && !self.beyond_input(offset, record.offset)
+                    && !self.is_behind_damage(offset) =>
+            {
                 return Verdict::Unread(offset);
             }
             Standing::Unread | Standing::Hole => return Verdict::Dropped(Dropped::Stranger),

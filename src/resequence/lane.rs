@@ -108,6 +108,8 @@ pub struct LaneState {
     pub(super) other_sequences: BTreeMap<String, u64>,
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
+    /// Why the input cannot be read on: once all before that is released, the lane halts.
+    damage: Option<String>,
     pub(super) needs: Vec<Need>,
     pub(super) duplicates: u64,
     pub(super) groups: Vec<Group>,
@@ -181,6 +183,7 @@ impl LaneState {
             other_sequences: sequences,
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
+            damage: None,
             needs: Vec::new(),
             duplicates: 0,
             groups: Vec::new(),
@@ -194,7 +197,7 @@ impl LaneState {
     /// to the workers does not pile up.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.halted.is_none() && self.input.is_empty() && self.dispatch.has_room()
+        self.halted.is_none() && self.damage.is_none() && self.input.is_empty() && self.dispatch.has_room()
     }
 
     /// Whether the results should be read on: everything fetched is judged.
@@ -220,6 +223,29 @@ impl LaneState {
         self.input.extend(batches);
         self.input_next = next;
         self.input_end = self.input_end.max(next);
+    }
+
+    /// The input cannot be read on from where it was read to; for observers, nor can the results.
+    pub fn meets_damage(&mut self, reason: String) {
+        self.damage = Some(reason);
+    }
+
+    /// Why the input cannot be read on, if so.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
+    }
+
+    /// Whether the record at `offset` lies behind damage, and so cannot be read.
+    pub(super) fn is_behind_damage(&self, offset: Offset) -> bool {
+        self.damage.is_some() && offset >= self.input_next
+    }
+
+    /// Halts once nothing is left before the damage.
+    fn halt_at_damage(&mut self) {
+        if self.damage.is_some() && self.order.unreleased() == 0 && self.input.is_empty() {
+            self.halted = self.damage.take();
+        }
     }
 
     /// Takes fetched results; `next` is where reading goes on.
@@ -310,6 +336,7 @@ impl LaneState {
         self.settle_memory();
         self.note_frontier(now);
         self.identities.advance(self.order.frontier());
+        self.halt_at_damage();
         Ok(())
     }
 

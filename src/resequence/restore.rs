@@ -1,6 +1,8 @@
 //! Take-over, steps 4 and 5: from the last committed cursor to lanes that go on.
 
-use crate::log::Error;
+use std::ops::Range;
+
+use crate::log::{Bounds, Error, TopicPartition};
 use crate::metrics;
 use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
 use crate::record::ledger::LedgerRecord;
@@ -8,6 +10,7 @@ use crate::record::{Offset, Partition};
 use crate::takeover;
 
 use super::batches::Batches;
+use super::damage;
 use super::destinations::Destinations;
 use super::lane::{LaneState, Lost};
 use super::owner::Shared;
@@ -151,31 +154,30 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
     Ok(None)
 }
 
-/// Ends a halt by loss: goes on with what the logs still hold. Where results were lost, says how
-/// far the results and the input have to be read to know which records are without one.
+/// Ends a halt by loss: goes on with what the logs still hold and with what can be read of it. Where
+/// results were lost, says how far the results and the input have to be read to know which records
+/// are without one.
 async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<Lost>, Error> {
     let topics = &shared.topics;
     cursor.halted = None;
     let input = shared.log.bounds(&topics.input.partition(lane)).await?;
-    if Offset(cursor.frontier) < input.start || Offset(cursor.frontier) > input.end {
-        // Ordinals count from the first record that is no longer there.
-        cursor.released.clear();
-        cursor.partly.clear();
-        cursor.frontier = input.start.0;
-        cursor.limit = cursor.limit.max(input.start.0);
-        cursor.dispatched = input.start.0;
-        // A cut-over begun below that limit would hold back input whose results may be here already.
-        cursor.next_order = None;
-    }
+    let behind_damage = accept_input(shared, lane, cursor, input).await?;
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
-    let lost = Offset(cursor.results) < results.start || Offset(cursor.results) > results.end;
-    if lost {
-        cursor.results = results.start.0;
+    let mut from = Offset(cursor.results);
+    if from < results.start || from > results.end {
+        from = results.start;
     }
-    let ledger = shared.log.bounds(&topics.ledger.partition(lane)).await?;
-    cursor.identities = cursor.identities.clamp(ledger.start.0, ledger.end.0);
-    let batches = shared.log.bounds(&topics.batches.partition(lane)).await?;
-    cursor.batches = cursor.batches.clamp(batches.start.0, batches.end.0);
+    from = behind_all_damage(shared, &topics.results.partition(lane), from, results.end).await?;
+    let lost = behind_damage || from.0 != cursor.results;
+    cursor.results = from.0;
+    let of = topics.ledger.partition(lane);
+    let ledger = shared.log.bounds(&of).await?;
+    let from = Offset(cursor.identities).clamp(ledger.start, ledger.end);
+    cursor.identities = behind_all_damage(shared, &of, from, ledger.end).await?.0;
+    let of = topics.batches.partition(lane);
+    let batches = shared.log.bounds(&of).await?;
+    let from = Offset(cursor.batches).clamp(batches.start, batches.end);
+    cursor.batches = behind_damage_at(shared, &of, from, batches.end).await?.unwrap_or(from).0;
     for topic in topics.destinations.values() {
         let name = topic.as_str().to_owned();
         let counter = cursor.sequences.get(&name).copied().unwrap_or(0);
@@ -185,6 +187,56 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
     }
     let all = Lost { results: results.end, input: Offset(cursor.limit).min(input.end), hastened: Offset::ZERO };
     Ok(lost.then_some(all))
+}
+
+/// Moves a frontier from where nothing is, or nothing can be read; says whether that was damage. A lane
+/// comes to stand before damage only when all before it is released.
+async fn accept_input(shared: &Shared, lane: Partition, cursor: &mut LaneCursor, input: Bounds) -> Result<bool, Error> {
+    let frontier = Offset(cursor.frontier);
+    let is_lost = frontier < input.start || frontier > input.end;
+    let behind = match is_lost {
+        true => None,
+        false => behind_damage_at(shared, &shared.topics.input.partition(lane), frontier, input.end).await?,
+    };
+    let Some(frontier) = behind.or(is_lost.then_some(input.start)) else { return Ok(false) };
+    // Ordinals count from the first record that is no longer there.
+    cursor.released.clear();
+    cursor.partly.clear();
+    cursor.frontier = frontier.0;
+    cursor.limit = cursor.limit.max(frontier.0);
+    cursor.dispatched = frontier.0;
+    // A cut-over begun below that limit would hold back input whose results may be here already.
+    cursor.next_order = None;
+    Ok(behind.is_some())
+}
+
+/// The end of the damage at `from`, where there is some.
+async fn behind_damage_at(
+    shared: &Shared,
+    of: &TopicPartition,
+    from: Offset,
+    end: Offset,
+) -> Result<Option<Offset>, Error> {
+    let damage = damage::at(&*shared.log, of, from, end).await?;
+    Ok(damage.map(|damage| passed_over(of, &damage)))
+}
+
+/// From where on everything can be read.
+async fn behind_all_damage(
+    shared: &Shared,
+    of: &TopicPartition,
+    mut from: Offset,
+    end: Offset,
+) -> Result<Offset, Error> {
+    while let Some(damage) = damage::first(&*shared.log, of, from, end).await? {
+        from = passed_over(of, &damage);
+    }
+    Ok(from)
+}
+
+fn passed_over(of: &TopicPartition, damage: &Range<Offset>) -> Offset {
+    tracing::warn!(%of, from = %damage.start, below = %damage.end, "accepted: what cannot be read is passed over");
+    damage.end
 }
 
 /// Reads the identities that the lane has to know from the ledger. Gives the ledger's end.

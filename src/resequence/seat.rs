@@ -115,12 +115,17 @@ impl Seat {
         }
     }
 
+    /// Takes input. What was read before damage is still released.
     pub(super) fn input_read(&mut self, reader: Box<dyn Reader>, fetched: Result<Fetched, Error>) -> Result<(), Error> {
+        let lane = self.lane;
         self.input = Some(reader);
-        if let Some(fetched) = self.unless_lost(fetched)?
-            && let Some(state) = self.state_mut()
-        {
-            state.add_input(fetched.batches, fetched.next);
+        match (fetched, self.state_mut()) {
+            (Ok(fetched), Some(state)) => state.add_input(fetched.batches, fetched.next),
+            (Err(Error::Damaged(reason)), Some(state)) => {
+                tracing::error!(%lane, reason, "the input cannot be read on: the lane halts there");
+                state.meets_damage(reason);
+            }
+            (fetched, _) => drop(self.unless_lost(fetched)?),
         }
         Ok(())
     }

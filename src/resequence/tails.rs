@@ -11,6 +11,8 @@ use crate::log::{Bounds, Error, Log, TopicPartition};
 use crate::record::{Offset, OutputHeaders};
 use crate::takeover;
 
+use super::damage;
+
 /// What a destination's partition holds, compared with the cursor's counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
@@ -67,15 +69,24 @@ fn judge(found: &[Output], counter: u64, bounds: Bounds, of: &TopicPartition) ->
 }
 
 async fn outputs_from(log: &dyn Log, of: &TopicPartition, from: Offset, end: Offset) -> Result<Vec<Output>, Error> {
-    let mut found = Vec::new();
-    takeover::scan(log, of, from, end, |record| {
-        if let Some(output) = OutputHeaders::decode(record.headers) {
-            found.push(((output.source.offset.0, output.output), output.sequence.0));
+    let (mut found, mut from) = (Vec::new(), from);
+    loop {
+        let scanned = takeover::scan(log, of, from, end, |record| {
+            if let Some(output) = OutputHeaders::decode(record.headers) {
+                found.push(((output.source.offset.0, output.output), output.sequence.0));
+            }
+            true
+        });
+        match scanned.await {
+            Ok(()) => return Ok(found),
+            // What counts is the end; what cannot be read before it concerns its readers.
+            Err(Error::Damaged(_)) => {
+                let Some(damage) = damage::first(log, of, from, end).await? else { continue };
+                (found, from) = (Vec::new(), damage.end);
+            }
+            Err(error) => return Err(error),
         }
-        true
-    })
-    .await?;
-    Ok(found)
+    }
 }
 
 #[cfg(test)]

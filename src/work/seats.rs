@@ -17,6 +17,8 @@ use crate::topics::Topics;
 
 /// Before something that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// What is damaged is not mended soon; an operator who has had it passed over waits no longer than this.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(5);
 
 /// A feed, and what is done to fill it.
 struct Seat {
@@ -259,6 +261,7 @@ impl Seats {
                 tracing::warn!(at = %seat.feed.at, %error, "cannot be opened yet");
                 self.open(id, PAUSE);
             }
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -276,9 +279,17 @@ impl Seats {
                 tracing::warn!(%error, "records are gone before they were worked on");
                 self.open(id, PAUSE);
             }
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// A partition that cannot be read stands still by itself; the frontier passes the damage when an
+    /// operator accepts the loss.
+    fn wait_behind_damage(&mut self, id: FeedId, reason: &str) {
+        tracing::error!(reason, "cannot be read on, tried again later");
+        self.open(id, DAMAGED_PAUSE);
     }
 }
 

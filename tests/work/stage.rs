@@ -253,3 +253,19 @@ async fn records_of_the_work_topic_go_first_and_their_round_is_answered() {
     assert_eq!(rig.calls().len() - calls, 11 - calls);
     stage.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn damaged_input_is_waited_behind_until_the_frontier_has_passed_it() {
+    let rig = Rig::new(2, script(|_| async { Ok(Answer::Empty) }.boxed())).await;
+    for count in [1, 1, 2] {
+        rig.input(0, count).await;
+    }
+    rig.input(1, 1).await;
+    rig.log.damage(&rig.topics.input.partition(Partition(0)), Offset(1)..Offset(2)).expect("it exists");
+    rig.cursor([(0, lane(0, 10)), (1, lane(0, 10))]).await;
+    let stage = rig.start("a");
+    rig.until("what can be read is answered", || rig.answered(0) == 1 && rig.answered(1) == 1).await;
+    rig.cursor([(0, lane(2, 10)), (1, lane(1, 10))]).await;
+    rig.until("the rest is", || rig.answered(0) == 3).await;
+    stage.drain().await;
+}

@@ -69,7 +69,7 @@ impl Marks {
     ) -> Result<Self, Error> {
         let mut compact = (cleanup == Cleanup::Compact).then(Compact::default);
         if let Some(compact) = &mut compact {
-            for stored in scan(&keyspace, &at, Offset::ZERO) {
+            for stored in scan(&keyspace, &at, Offset::ZERO)? {
                 compact.add(&stored?.batch);
             }
         }

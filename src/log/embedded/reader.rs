@@ -1,5 +1,6 @@
 //! Reading: from memory near the end, else from the store.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -10,6 +11,9 @@ use super::marks::{Look, Marks, end_of};
 use super::store::scan;
 use crate::log::{Cleanup, Error, Fetched, Reader, Visibility};
 use crate::record::{Batch, Offset};
+
+/// What there is to be done about damage.
+const REMEDY: &str = "restore the folder from a copy, or accept the loss and move to a new folder soon";
 
 pub(super) struct EmbeddedReader {
     /// Keeps the log open.
@@ -78,14 +82,18 @@ fn hand_out(from: Offset, mut batches: Vec<Batch>) -> Fetched {
 }
 
 /// What is stored from `from` up to `mark`. Offsets are dense but for compaction, so that a batch
-/// that is missing shows.
+/// that is missing shows. What comes before damage is handed out first.
 fn read_stored(marks: &Marks, from: Offset, mark: Offset, max_bytes: usize) -> Result<Fetched, Error> {
     let compacted = marks.cleanup == Cleanup::Compact;
     let mut next = from;
     let mut batches = Vec::new();
     let mut bytes = 0;
-    for stored in scan(&marks.keyspace, &marks.at, from) {
-        let batch = stored?.batch;
+    for stored in scan(&marks.keyspace, &marks.at, from).map_err(|e| unreadable(from, e))? {
+        let batch = match stored {
+            Ok(stored) => stored.batch,
+            Err(_) if !batches.is_empty() => return Ok(hand_out(from, batches)),
+            Err(error) => return Err(unreadable(from, error)),
+        };
         if batch.base() >= mark {
             break;
         }
@@ -93,7 +101,7 @@ fn read_stored(marks: &Marks, from: Offset, mark: Offset, max_bytes: usize) -> R
             continue;
         }
         if batch.base() > next && !compacted {
-            return Err(missing(marks, from, next, batch.base()));
+            return unless_missing(marks, from, next..batch.base(), batches);
         }
         bytes += batch.frame().len();
         if bytes > max_bytes && !batches.is_empty() {
@@ -103,18 +111,30 @@ fn read_stored(marks: &Marks, from: Offset, mark: Offset, max_bytes: usize) -> R
         batches.push(batch);
     }
     if next < mark && !compacted {
-        return Err(missing(marks, from, next, mark));
+        return unless_missing(marks, from, next..mark, batches);
     }
     Ok(Fetched { next: mark, ..hand_out(from, batches) })
 }
 
+fn unreadable(from: Offset, error: Error) -> Error {
+    match error {
+        Error::Damaged(reason) => {
+            Error::Damaged(format!("{reason}; the records from offset {from} on cannot be read: {REMEDY}"))
+        }
+        other => other,
+    }
+}
+
+/// What was found before a gap, if anything.
+fn unless_missing(marks: &Marks, from: Offset, gap: Range<Offset>, found: Vec<Batch>) -> Result<Fetched, Error> {
+    if found.is_empty() { Err(missing(marks, from, &gap)) } else { Ok(hand_out(from, found)) }
+}
+
 /// Removed by retention while it was being read, or gone in earnest.
-fn missing(marks: &Marks, from: Offset, first: Offset, end: Offset) -> Error {
+fn missing(marks: &Marks, from: Offset, gap: &Range<Offset>) -> Error {
     let lost = marks.still_there(from).err();
     lost.unwrap_or_else(|| {
-        let at = &marks.at;
-        Error::Damaged(format!(
-            "{at}: the records from {first} to below {end} are missing: restore the folder from a copy"
-        ))
+        let (at, Range { start, end }) = (&marks.at, gap);
+        Error::Damaged(format!("{at}: the records from {start} to below {end} are missing: {REMEDY}"))
     })
 }

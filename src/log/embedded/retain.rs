@@ -62,7 +62,7 @@ impl Embedded {
 fn plan(marks: &Arc<Marks>, floor: Offset, retention: Retention, now: Timestamp) -> Result<Option<Removal>, Error> {
     let head = marks.head(now);
     let mut removal = Removal { from: Arc::clone(marks), bases: Vec::new(), start: head.start };
-    for stored in scan(&marks.keyspace, &marks.at, head.start).take(STEP) {
+    for stored in scan(&marks.keyspace, &marks.at, head.start)?.take(STEP) {
         let stored = stored?;
         let end = end_of(&stored.batch);
         // The last batch says where the partition ends.

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use fjall::config::{BlockSizePolicy, FilterPolicy};
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use fjall::{CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
 use super::folder::{Lock, OpenError};
 use super::marks::{Found, end_of};
@@ -129,21 +129,21 @@ impl Store {
     }
 }
 
-/// Stored batches of a partition in offset order, from the one that holds `from` on.
+/// Stored batches of a partition in offset order, from the one that holds `from` on; an error where
+/// the store cannot tell which that is.
 pub(super) fn scan(
     keyspace: &Keyspace,
     at: &TopicPartition,
     from: Offset,
-) -> impl Iterator<Item = Result<StoredBatch, Error>> + use<> {
+) -> Result<impl Iterator<Item = Result<StoredBatch, Error>> + use<>, Error> {
     let lowest = key(at.partition, Offset::ZERO);
-    let holder = keyspace.range(lowest..=key(at.partition, from)).next_back();
-    // An error here shows again below: the scan begins with the same block.
-    let first = holder.and_then(|guard| guard.key().ok()).map_or_else(|| lowest.to_vec(), |key| key.to_vec());
+    let holder = keyspace.range(lowest..=key(at.partition, from)).next_back().map(Guard::key).transpose();
+    let first = holder.map_err(|e| damaged(at, &e))?.map_or_else(|| lowest.to_vec(), |key| key.to_vec());
     let at = at.clone();
-    keyspace.range(first..=key(at.partition, Offset(u64::MAX)).to_vec()).map(move |guard| {
+    Ok(keyspace.range(first..=key(at.partition, Offset(u64::MAX)).to_vec()).map(move |guard| {
         let (key, value) = guard.into_inner().map_err(|e| damaged(&at, &e))?;
         decode(&at, &key, &value.into())
-    })
+    }))
 }
 
 /// Where a partition ends and what its last batch says.
@@ -183,8 +183,7 @@ pub(super) fn encode(base: Offset, timestamp: Timestamp, bytes_before: u64, part
 }
 
 fn decode(at: &TopicPartition, key: &[u8], value: &Bytes) -> Result<StoredBatch, Error> {
-    let damaged =
-        |what: &str| Error::Damaged(format!("{at}: a stored batch has {what}: restore the folder from a copy"));
+    let damaged = |what: &str| Error::Damaged(format!("{at}: a stored batch has {what}"));
     let (_, base) = key.split_last_chunk::<8>().ok_or_else(|| damaged("a short key"))?;
     let base = Offset(u64::from_be_bytes(*base));
     let (timestamp, rest) = value.split_first_chunk::<8>().ok_or_else(|| damaged("no time"))?;
@@ -192,12 +191,12 @@ fn decode(at: &TopicPartition, key: &[u8], value: &Bytes) -> Result<StoredBatch,
     let (before, _) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("no size"))?;
     let timestamp = Timestamp(i64::from_be_bytes(*timestamp));
     let batch = Batch::decode(base, timestamp, u32::from_be_bytes(*count), value.slice(HEADER..))
-        .map_err(|e| Error::Damaged(format!("{at}: at offset {base} {e}: restore the folder from a copy")))?;
+        .map_err(|e| Error::Damaged(format!("{at}: at offset {base} {e}")))?;
     Ok(StoredBatch { batch, bytes_before: u64::from_be_bytes(*before) })
 }
 
 fn damaged(at: &TopicPartition, error: &fjall::Error) -> Error {
-    Error::Damaged(format!("{at} cannot be read: {error}: restore the folder from a copy"))
+    Error::Damaged(format!("{at}: a block cannot be read: {error}"))
 }
 
 /// What a panic said.

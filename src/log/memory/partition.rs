@@ -1,6 +1,7 @@
 //! One partition: entries with offsets, some of them not yet visible, open or aborted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ pub(super) struct PartitionLog {
     open: BTreeMap<Transaction, Offset>,
     next_transaction: Transaction,
     changed: Arc<Notify>,
+    /// Batches with an offset among these cannot be read.
+    damaged: Range<Offset>,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,7 @@ impl PartitionLog {
             open: BTreeMap::new(),
             next_transaction: 0,
             changed: Arc::new(Notify::new()),
+            damaged: Offset::ZERO..Offset::ZERO,
         }
     }
 
@@ -154,6 +158,13 @@ impl PartitionLog {
         let mut bytes = 0;
         let first = self.entries.partition_point(|entry| entry.next <= from);
         for entry in self.entries.range(first..).take_while(|entry| entry.batch.base() < stable) {
+            if entry.batch.base() < self.damaged.end && entry.next > self.damaged.start {
+                if found.batches.is_empty() {
+                    let next = found.next;
+                    return Err(Error::Damaged(format!("{of}: the records from offset {next} on cannot be read")));
+                }
+                return Ok(Found::Records(found));
+            }
             if entry.transaction.is_none() {
                 let batch = entry.batch.skip_to(from);
                 bytes += batch.frame().len();
@@ -177,6 +188,10 @@ impl PartitionLog {
             entry.batch = entry.batch.skip_to(self.start);
         }
         self.changed.notify_waiters();
+    }
+
+    pub(super) fn damage(&mut self, offsets: Range<Offset>) {
+        self.damaged = offsets;
     }
 
     /// Drops the batches of which every record's key occurs again later.

@@ -63,6 +63,7 @@ fn summary(live: &Live, window: u64) -> Value {
         "releasedAboveFrontier": cursor.released.iter().map(|(_, run)| run).sum::<u64>(),
         "sequences": cursor.sequences,
         "haltedByLoss": cursor.halted,
+        "damage": live.damage(),
         "haltedMessages": halted,
         "blocking": live.blocking().map(|message| describe(&message)),
     })

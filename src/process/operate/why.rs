@@ -103,7 +103,11 @@ fn lane(live: &Live) -> Answer {
     let mut shown = vec![describe(&head)];
     let halted = live.messages().filter(|m| m.source != head.source && matches!(m.waiting, Waiting::Operator(_)));
     shown.extend(halted.take(20).map(|message| describe(&message)));
-    (format!("lane {number}, {behind} behind it: {}", sentence(&head)), shown)
+    let mut text = format!("lane {number}, {behind} behind it: {}", sentence(&head));
+    if let Some(damage) = live.damage() {
+        text = format!("{text}; when these have left the lane stands still, as its input is damaged: {damage}");
+    }
+    (text, shown)
 }
 
 /// A transaction that its producer neither commits nor aborts ends what can be read of the input.
