@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::process::config;
+use crate::process::{self, config};
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,13 @@ pub(super) fn report(error: &anyhow::Error) -> Exit {
     for line in format!("{error:#}").lines() {
         eprintln!("seriatim: {line}");
     }
-    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |failure| failure.exit)
+    error.chain().find_map(code).unwrap_or(Exit::Failed)
+}
+
+fn code(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    let failure = cause.downcast_ref::<Failure>().map(|failure| failure.exit);
+    let process = || cause.downcast_ref::<process::Error>().filter(|error| error.is_of_configuration());
+    failure.or_else(|| process().map(|_| Exit::BadConfig))
 }
 
 #[cfg(test)]
@@ -76,5 +82,7 @@ mod tests {
         let error = failure.context("cannot show it").expect_err("it is one");
         assert_eq!(report(&error), Exit::NotFound);
         assert_eq!(report(&anyhow::anyhow!("anything")), Exit::Failed);
+        let error = process::Error::Worker("no such program".to_owned());
+        assert_eq!(report(&anyhow::Error::from(error).context("cannot start")), Exit::BadConfig);
     }
 }

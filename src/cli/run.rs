@@ -3,7 +3,7 @@
 use clap::Args;
 use tracing::{info, warn};
 
-use super::{Exit, Failure};
+use super::Exit;
 use crate::process::config::Config;
 use crate::process::signal::Signals;
 use crate::process::{Error, Process, Role, Roles, telemetry};
@@ -37,16 +37,6 @@ impl Run {
     }
 }
 
-/// What the configuration is to blame for has an exit code of its own.
-fn told(error: Error) -> anyhow::Error {
-    match error {
-        Error::File { .. } | Error::Worker(_) | Error::Destination { .. } => {
-            Failure::new(Exit::BadConfig, error.to_string()).into()
-        }
-        error => error.into(),
-    }
-}
-
 async fn run(config: &Config, roles: &Roles) -> anyhow::Result<Exit> {
     let mut signals = Signals::new()?;
     let started = tokio::select! {
@@ -57,7 +47,7 @@ async fn run(config: &Config, roles: &Roles) -> anyhow::Result<Exit> {
         }
         started = Process::start(config, roles) => started,
     };
-    let mut process = started.map_err(told)?;
+    let mut process = started?;
     let failure = tokio::select! {
         biased;
         signal = signals.next() => {

@@ -106,8 +106,9 @@ async fn keep_existing(log: &dyn Log, topics: &mut Topics) -> anyhow::Result<()>
         return Err(Failure::new(Exit::NotFound, reason).into());
     };
     if shape.partitions != topics.lanes {
-        let reason = format!("the log has {} partitions, the configuration {}", shape.partitions, topics.lanes);
-        return Err(Failure::new(Exit::Conflict, reason).into());
+        let (found, wanted) = (shape.partitions, topics.lanes);
+        let reason = format!("the log has {found} lanes, log.partitions says {wanted}: put {found} back");
+        return Err(Failure::new(Exit::BadConfig, reason).into());
     }
     for (name, topic) in topics.destinations.clone() {
         if log.shape(&topic).await?.is_none() {

@@ -95,20 +95,18 @@ impl Engine {
     /// `control_partitions` are fixed at creation.
     pub async fn ensure(&self, topics: &Topics) -> Result<(), Error> {
         match &self.0 {
-            Kind::Embedded(log) => Ok(log.ensure(&topics.shapes()).await?),
+            Kind::Embedded(log) => {
+                refuse_others(self.findings(topics).await?)?;
+                Ok(log.ensure(&topics.shapes()).await?)
+            }
             Kind::Kafka { .. } => {
-                for finding in self.findings(topics).await? {
-                    let topic = &finding.wanted.topic;
-                    if finding.partitions.is_none() {
-                        let reason = "there is no such topic; `seriatim topics apply` creates what is missing";
-                        let at = topic.partition(crate::record::Partition(0));
-                        return Err(log::Error::Rejected { at, reason: reason.to_owned() }.into());
-                    }
-                    if let Some(difference) = finding.differences.into_iter().find(|difference| difference.refused) {
-                        return Err(log::Error::Damaged(format!("topic {topic}: {}", difference.reason)).into());
-                    }
+                let findings = self.findings(topics).await?;
+                if let Some(missing) = findings.iter().find(|finding| finding.partitions.is_none()) {
+                    let reason = "there is no such topic; `seriatim topics apply` creates what is missing";
+                    let at = missing.wanted.topic.partition(crate::record::Partition(0));
+                    return Err(log::Error::Rejected { at, reason: reason.to_owned() }.into());
                 }
-                Ok(())
+                refuse_others(findings)
             }
         }
     }
@@ -121,9 +119,8 @@ impl Engine {
     pub async fn create(&self, topics: &Topics) -> Result<(), Error> {
         let Kind::Kafka { log, .. } = &self.0 else { return self.ensure(topics).await };
         let findings = self.findings(topics).await?;
-        if let Some(finding) = findings.iter().find(|finding| finding.is_refused()) {
-            let reasons: Vec<&str> = finding.differences.iter().map(|difference| difference.reason.as_str()).collect();
-            return Err(log::Error::Damaged(format!("topic {}: {}", finding.wanted.topic, reasons.join("; "))).into());
+        if findings.iter().any(Finding::is_refused) {
+            return refuse_others(findings);
         }
         let missing = findings.into_iter().filter(|finding| finding.partitions.is_none());
         let creation = |Finding { wanted: Wanted { topic, shape, settings }, .. }| Creation {
@@ -165,6 +162,13 @@ impl Engine {
     }
 }
 
+/// Refuses the first topic that is otherwise than it has to be.
+fn refuse_others(findings: impl IntoIterator<Item = Finding>) -> Result<(), Error> {
+    let Some(refused) = findings.into_iter().find(Finding::is_refused) else { return Ok(()) };
+    let reasons: Vec<_> = refused.differences.into_iter().filter(|d| d.refused).map(|d| d.reason).collect();
+    Err(Error::Topic { topic: refused.wanted.topic, reason: reasons.join("; ") })
+}
+
 fn keeping(config: &Config) -> Keeping {
     Keeping {
         retention: config.log.retention.get(),
@@ -181,7 +185,11 @@ fn in_folder(found: &log::TopicShape, wanted: &log::TopicShape) -> Difference {
     let reason = if found.partitions == wanted.partitions {
         "it was made with another cleanup".to_owned()
     } else {
-        format!("it has {} partitions, not {}: the number is fixed at creation", found.partitions, wanted.partitions)
+        let (found, wanted) = (found.partitions, wanted.partitions);
+        format!(
+            "it has {found} partitions, not {wanted}: the number is fixed at creation; put {found} back, or drain and \
+             begin with a new folder"
+        )
     };
     Difference { refused: true, reason }
 }

@@ -7,8 +7,8 @@ use super::config::Address;
 use super::role::Role;
 use super::running::RoleError;
 use crate::deliver;
-use crate::log;
 use crate::log::embedded::OpenError;
+use crate::log::{self, Topic};
 
 /// Why a process could not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,14 @@ pub enum Error {
     /// The folder cannot be opened as a log.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A topic is there, and is not what the configuration wants it to be.
+    #[error("topic {topic}: {reason}")]
+    Topic {
+        /// Which.
+        topic: Topic,
+        /// What is otherwise, and what to do.
+        reason: String,
+    },
     /// The log failed, or is not what the configuration wants.
     #[error(transparent)]
     Log(#[from] log::Error),
@@ -81,6 +89,18 @@ pub enum Error {
         /// Which took longer, at least one.
         roles: Vec<Role>,
     },
+}
+
+impl Error {
+    /// Whether it is the configuration that has to be changed: another start would end the same way.
+    #[must_use]
+    pub const fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Worker(_) | Self::Destination { .. } | Self::Topic { .. } => true,
+            Self::Open(error) => matches!(error, OpenError::Foreign { .. }),
+            _ => false,
+        }
+    }
 }
 
 fn list(roles: &[Role]) -> String {
