@@ -36,7 +36,7 @@ use crate::log::Log;
 use crate::topics::Topics;
 use crate::work::{self, Processor};
 use crate::{deliver, ingress, resequence};
-use admin::{Admin, Guard};
+use admin::{Admin, Guard, Refusal};
 use config::Config;
 use joined::Joined;
 use listen::Listeners;
@@ -114,7 +114,8 @@ impl Process {
         });
         let running = starting.running;
         let more = operate.merge(admin::verify::router(engine.log(), topics.clone()));
-        let admin = Admin::start(listeners.admin, readiness.clone(), Guard::new(token), more)?;
+        let refusal = refusal(engine.clone(), roles);
+        let admin = Admin::start(listeners.admin, readiness.clone(), refusal, Guard::new(token), more)?;
         info!(address = %admin.address, "the admin port listens");
         let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
         let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };
@@ -179,6 +180,12 @@ impl Process {
         let _ = self.retention.await;
         drained
     }
+}
+
+/// Why messages are refused, where this process takes them in.
+fn refusal(engine: Engine, roles: &Roles) -> Refusal {
+    let takes_in = roles.contains(&Role::Ingress);
+    Arc::new(move || engine.refuses_intake().filter(|_| takes_in))
 }
 
 /// What roles are started with.

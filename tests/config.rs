@@ -174,6 +174,7 @@ fn errors_say_what_where_and_what_to_do() {
             "ingress.tcp: [::]:1: principal has to have 1 to 255 printable ASCII characters",
         ),
         ("work.http = {}", "config:1:6: work.http: missing field `url`"),
+        ("log.reserve = '1MiB'", "log.reserve: 1MiB is too little to finish what was taken in; give 32.0 MiB at least"),
         ("work = { jq = '.', builtin = 'echo' }", "config:1:20: work.builtin: jq and builtin are given, but only one"),
         ("work.exec.command = []", "config:1:11: work.exec.command: names no program"),
         ("work.deadline = '30s'", "config:1:6: work.deadline: 30s is not longer than work.timeout, which is 30s"),

@@ -68,6 +68,21 @@ async fn it_starts_becomes_ready_and_ends_in_order() {
     }
 }
 
+/// Space cannot be made scarce here, but the reserve can be larger than any disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_messages_are_refused_it_is_not_ready_and_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(&folder.path().join("log"), "log.reserve = '9000PB'");
+    let process = Process::start(&config, &roles(&config)).await.expect("nothing is in the way");
+    while !process.is_ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = data(&process, "POST", "/v1/messages", "a").await;
+    for answer in [get(&process, "/readyz").await, refused] {
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("disk nearly full"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_said_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -125,6 +125,28 @@ fn a_second_program_on_the_same_folder_says_who_has_it() {
     assert_eq!(second.status.code(), Some(1));
     let expected = format!("seriatim-data is in use by process {}", running.child.id());
     assert!(text(&second.stderr).contains(&expected), "{}", text(&second.stderr));
+    let checked = text(&output(folder.path(), &["check"], &FREE_PORTS).stdout);
+    assert!(checked.contains("warning: log.embedded: ") && checked.contains(&expected), "{checked}");
     running.signal(Signal::TERM);
     assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
+fn a_log_that_the_configuration_does_not_fit_ends_with_64() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = Running::start(folder.path(), &[]);
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0, Some(0));
+    std::fs::create_dir(folder.path().join("home")).expect("it can be made");
+    std::fs::write(folder.path().join("home/thesis.doc"), "mine").expect("it can be written");
+    for (key, value, says) in
+        [("SERIATIM_LOG__PARTITIONS", "3", "put 1 back"), ("SERIATIM_LOG__EMBEDDED", "home", "thesis.doc")]
+    {
+        for verb in ["run", "verify"] {
+            let ended = output(folder.path(), &[verb], &[&FREE_PORTS[..], &[(key, value)]].concat());
+            let said = text(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(64), "{verb}: {said}");
+            assert!(said.contains(says), "{verb}: {said}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
-use crate::log::embedded::Embedded;
+use crate::log::embedded::{Embedded, nearly_full};
 use crate::process::config::{Address, Config};
 use crate::process::{self, Engine, secret};
 use crate::topics::Difference;
@@ -114,6 +114,12 @@ impl Findings {
         match Embedded::objections(&folder, &config.topics().shapes()) {
             Ok(objections) => objections.into_iter().for_each(|reason| self.error("log.partitions", reason)),
             Err(error) => self.error("log.embedded", error.to_string()),
+        }
+        if let Some(holder) = Embedded::holder(&folder) {
+            self.warning("log.embedded", format!("{holder}; fine if that is this pipeline, already running"));
+        }
+        if let Some(reason) = existing(&folder).ok().and_then(|on| nearly_full(&on, config.log.reserve.get())) {
+            self.warning("log.reserve", format!("{reason}: messages would be refused; make room, or move the folder"));
         }
     }
 
@@ -222,15 +228,19 @@ impl Findings {
 
 /// Whether the folder, or the nearest one above it that exists, can be written to.
 fn writable(folder: &Path) -> std::io::Result<()> {
-    let absolute = std::path::absolute(folder)?;
-    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = existing(folder)?;
     if !existing.is_dir() {
         return Err(std::io::Error::new(
             std::io::ErrorKind::NotADirectory,
             format!("{} is a file", existing.display()),
         ));
     }
-    Ok(rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?)
+    Ok(rustix::fs::access(&existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?)
+}
+
+fn existing(folder: &Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(folder)?;
+    Ok(absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned())
 }
 
 /// The program as the system would find it.
@@ -288,10 +298,18 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let shapes = Config::parse(&config, []).expect("it is right").topics().shapes();
         runtime.block_on(crate::log::Log::ensure(&log, &shapes)).expect("there are none yet");
-        assert_eq!(found(&config), [], "also while a process has it open");
+        let in_use = (Level::Warning, "log.embedded".to_owned());
+        assert_eq!(found(&config), [in_use], "a process has it open, which may be this pipeline");
+        drop(log);
         let found = found(&format!("{config}log.partitions = 3"));
         assert!(found.iter().all(|found| *found == (Level::Error, "log.partitions".to_owned())), "{found:?}");
         assert!(!found.is_empty());
+    }
+
+    #[test]
+    fn a_disk_with_less_than_the_reserve_is_a_warning() {
+        let reserve = "work.jq = '.'\nlog.reserve = '9000PB'";
+        assert_eq!(found(reserve), [(Level::Warning, "log.reserve".to_owned())]);
     }
 
     #[test]

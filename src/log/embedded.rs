@@ -36,6 +36,7 @@ use futures::future::{BoxFuture, ready};
 
 pub use folder::OpenError;
 pub use retain::Retention;
+pub use space::nearly_full;
 
 use self::reader::EmbeddedReader;
 use self::store::Store;
@@ -117,7 +118,7 @@ struct Shared {
     _floor: floor::Keeper,
     topics: Arc<Topics>,
     groups: Arc<Groups>,
-    store: Store,
+    room: space::Room,
     lock: folder::Lock,
 }
 
@@ -144,9 +145,10 @@ impl Embedded {
         let no_thread = |e: std::io::Error| lock.failed("start a thread", &e);
         let floor =
             floor::Keeper::start(Arc::clone(&topics), folder.clone(), options.floor_every).map_err(no_thread)?;
-        let writing = Writing::start(&store, &topics, &folder, options).map_err(no_thread)?;
+        let room = space::Room::new(&folder, store.clone(), options.reserve, options.max_disk);
+        let writing = Writing::start(&store, &topics, room.clone(), options).map_err(no_thread)?;
         let groups = Arc::new(Groups::new(PATIENCE));
-        Ok(Self(Arc::new(Shared { writing, _floor: floor, topics, groups, store, lock })))
+        Ok(Self(Arc::new(Shared { writing, _floor: floor, topics, groups, room, lock })))
     }
 
     /// What `ensure` would object to, were the log in `folder` opened; it may be open elsewhere.
@@ -173,7 +175,20 @@ impl Embedded {
     /// Bytes on disk, the journal included.
     #[must_use]
     pub fn disk_space(&self) -> u64 {
-        self.0.store.disk_space()
+        self.0.room.store.disk_space()
+    }
+
+    /// Why appends to the topics of [`Options::intake`] are refused now, if they are. Asks the file
+    /// system.
+    #[must_use]
+    pub fn refuses_intake(&self) -> Option<String> {
+        self.0.room.refuses_intake()
+    }
+
+    /// Who has the log in `folder` open now, told as opening it would. Changes nothing.
+    #[must_use]
+    pub fn holder(folder: &Path) -> Option<OpenError> {
+        folder::held(folder)
     }
 }
 
@@ -217,7 +232,8 @@ impl Log for Embedded {
     fn ensure<'a>(&'a self, topics: &'a [(Topic, TopicShape)]) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let (shared, topics) = (Arc::clone(&self.0), topics.to_vec());
-            let done = tokio::task::spawn_blocking(move || shared.topics.ensure(&topics, &shared.lock, &shared.store));
+            let done =
+                tokio::task::spawn_blocking(move || shared.topics.ensure(&topics, &shared.lock, &shared.room.store));
             done.await.unwrap_or_else(|e| Err(Error::Damaged(format!("creating topics failed: {e}"))))
         }
         .boxed()

@@ -6,6 +6,7 @@ mod page;
 pub mod verify;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use axum::Router;
@@ -18,6 +19,10 @@ pub use guard::Guard;
 
 use super::readiness::Readiness;
 use crate::metrics;
+
+/// Says why the process takes nothing in just now, if so. Called for each question after readiness,
+/// on the admin port's own thread.
+pub type Refusal = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// A running admin server. Dropping it ends it.
 #[derive(Debug)]
@@ -34,11 +39,17 @@ impl Admin {
     /// # Errors
     ///
     /// Where the system gives no thread or no runtime.
-    pub fn start(listener: TcpListener, readiness: Readiness, guard: Guard, more: Router) -> std::io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        readiness: Readiness,
+        refusal: Refusal,
+        guard: Guard,
+        more: Router,
+    ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let end = CancellationToken::new();
-        let app = router(readiness, guard, more).into_make_service_with_connect_info::<SocketAddr>();
+        let app = router(readiness, refusal, guard, more).into_make_service_with_connect_info::<SocketAddr>();
         let ended = end.clone();
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -69,9 +80,13 @@ impl Drop for Admin {
     }
 }
 
-fn router(readiness: Readiness, guard: Guard, more: Router) -> Router {
+fn router(readiness: Readiness, refusal: Refusal, guard: Guard, more: Router) -> Router {
     let ready = move || async move {
-        if readiness.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
+        let waits_for = if readiness.is_ready() { refusal() } else { Some("starting".to_owned()) };
+        match waits_for {
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        }
     };
     let metrics = || async { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render()).into_response() };
     Router::new()
@@ -113,11 +128,26 @@ mod tests {
     fn app(token: Option<&str>) -> (Router, super::super::readiness::Latch) {
         let (readiness, latch) = Readiness::new();
         let more = Router::new().route("/v1/act", post(async || "done"));
-        (router(readiness, Guard::new(token.map(str::to_owned)), more), latch)
+        (router(readiness, Arc::new(|| None), Guard::new(token.map(str::to_owned)), more), latch)
     }
 
     const HERE: &str = "127.0.0.1:1234";
     const THERE: &str = "192.0.2.1:1234";
+
+    #[tokio::test]
+    async fn while_nothing_is_taken_in_it_is_not_ready_and_says_why() {
+        let (readiness, latch) = Readiness::new();
+        drop(latch);
+        let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let is_full = full.clone();
+        let refusal = move || is_full.load(std::sync::atomic::Ordering::Relaxed).then(|| "disk nearly full".to_owned());
+        let router = router(readiness, Arc::new(refusal), Guard::new(None), Router::new());
+        let ready = || request("GET", "/readyz", HERE, &[]);
+        let unready = (StatusCode::SERVICE_UNAVAILABLE, "disk nearly full\n".to_owned());
+        assert_eq!(ask(&router, ready()).await, unready);
+        full.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(ask(&router, ready()).await, (StatusCode::OK, "ready\n".to_owned()));
+    }
 
     #[tokio::test]
     async fn health_and_metrics_answer_anyone() {

@@ -61,7 +61,8 @@ impl Engine {
                 let topics = config.topics();
                 // Commands of batches are not among them: a cancel has to get through on a full disk.
                 let intake = [topics.input, topics.batch_items].into();
-                let options = embedded::Options { max_disk, intake, ..embedded::Options::default() };
+                let reserve = config.log.reserve.get();
+                let options = embedded::Options { max_disk, reserve, intake, ..embedded::Options::default() };
                 // Opening reads and writes files for as long as it takes, which is no work for the runtime.
                 let opened = tokio::task::spawn_blocking(move || Embedded::open(folder, options)).await;
                 Ok(Self(Kind::Embedded(opened.expect("opening has no reason to panic, and nobody cancels it")?)))
@@ -84,6 +85,12 @@ impl Engine {
             Kind::Embedded(log) => Some(log),
             Kind::Kafka { .. } => None,
         }
+    }
+
+    /// Why no messages are taken in, if so: the disk is nearly full. Asks the file system.
+    #[must_use]
+    pub fn refuses_intake(&self) -> Option<String> {
+        self.embedded().and_then(Embedded::refuses_intake)
     }
 
     /// Makes sure that the topics are as they have to be. In a folder they are created; in Kafka

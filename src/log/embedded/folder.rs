@@ -224,6 +224,12 @@ fn refuse_foreign(folder: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Looks whether another process has the folder. Holds its lock for a moment, shared.
+pub(super) fn held(folder: &Path) -> Option<OpenError> {
+    let lock = File::open(folder.join(LOCK)).ok()?;
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)).then(|| in_use(folder))
+}
+
 fn in_use(folder: &Path) -> OpenError {
     let text = std::fs::read_to_string(folder.join(LOCK));
     OpenError::InUse { folder: folder.to_owned(), pid: text.ok().and_then(|text| text.trim().parse().ok()) }

@@ -16,12 +16,30 @@ const FRESH: Duration = Duration::from_millis(100);
 const WORK_RESERVE: u64 = 2;
 const COMMIT_RESERVE: u64 = 4;
 
-/// Looks at the disk now and then.
-pub(super) struct Space {
+/// The disk, and what may be used of it.
+#[derive(Clone)]
+pub(super) struct Room {
     folder: PathBuf,
-    store: Store,
+    pub(super) store: Store,
     reserve: u64,
     max_disk: Option<u64>,
+}
+
+impl Room {
+    pub(super) fn new(folder: &Path, store: Store, reserve: u64, max_disk: Option<u64>) -> Self {
+        Self { folder: folder.to_owned(), store, reserve, max_disk }
+    }
+
+    /// Why nothing new can be taken in, if so.
+    pub(super) fn refuses_intake(&self) -> Option<String> {
+        let used = self.max_disk.map(|max| (self.store.disk_space(), max));
+        nearly_full(&self.folder, self.reserve).or_else(|| over(used))
+    }
+}
+
+/// Looks at the disk now and then.
+pub(super) struct Space {
+    room: Room,
     looked: Option<Instant>,
     intake: Option<String>,
     work: Option<String>,
@@ -29,9 +47,8 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(folder: &Path, store: Store, reserve: u64, max_disk: Option<u64>) -> Self {
-        let folder = folder.to_owned();
-        Self { folder, store, reserve, max_disk, looked: None, intake: None, work: None, commit: None }
+    pub(super) fn new(room: Room) -> Self {
+        Self { room, looked: None, intake: None, work: None, commit: None }
     }
 
     /// Why no plain append can be taken, if so; `intake` brings in new work.
@@ -50,17 +67,19 @@ impl Space {
         if self.looked.is_some_and(|looked| looked.elapsed() < FRESH) {
             return;
         }
-        // Where the file system cannot be asked, a failing write will tell.
-        let free = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        let used = self.max_disk.map(|max| (self.store.disk_space(), max));
-        self.intake = nearly_full(free, self.reserve).or_else(|| over(used));
-        self.work = nearly_full(free, self.reserve / WORK_RESERVE);
-        self.commit = nearly_full(free, self.reserve / COMMIT_RESERVE);
+        let Room { folder, reserve, .. } = &self.room;
+        self.work = nearly_full(folder, reserve / WORK_RESERVE);
+        self.commit = nearly_full(folder, reserve / COMMIT_RESERVE);
+        self.intake = self.room.refuses_intake();
         self.looked = Some(Instant::now());
     }
 }
 
-fn nearly_full(free: u64, reserve: u64) -> Option<String> {
+/// What there is to say where less than `reserve` bytes are free on the disk of `folder`. Where the
+/// file system cannot be asked, a failing write will tell.
+#[must_use]
+pub fn nearly_full(folder: &Path, reserve: u64) -> Option<String> {
+    let free = rustix::fs::statvfs(folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
     let (free_text, reserve_text) = (ByteSize(free), ByteSize(reserve));
     (free < reserve).then(|| format!("disk nearly full: {free_text} free, {reserve_text} are kept in reserve"))
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::Options;
 use super::marks::Marks;
-use super::space::Space;
+use super::space::{Room, Space};
 use super::store::{Store, words};
 use super::topics::{Positions, Topics};
 use super::turn::Turn;
@@ -101,13 +100,13 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn start(store: &Store, topics: &Topics, folder: &Path, options: Options) -> io::Result<Self> {
+    pub(super) fn start(store: &Store, topics: &Topics, room: Room, options: Options) -> io::Result<Self> {
         let (queue, ops) = mpsc::channel(QUEUE);
         let stopped = Stopped::default();
         let thread = WritingThread {
             store: store.clone(),
             positions: topics.positions(),
-            space: Space::new(folder, store.clone(), options.reserve, options.max_disk),
+            space: Space::new(room),
             fences: BTreeMap::new(),
             next_writer: 0,
             cached: VecDeque::new(),

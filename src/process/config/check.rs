@@ -12,6 +12,10 @@ use crate::framing::Framing;
 /// even where nothing is released above the frontier; the rest is for what is.
 const LANES_TIMES_DESTINATIONS_MAX: u64 = 2048;
 
+/// The least of a disk that is kept free. A quarter of it is what commits leave: it has to hold what
+/// a busy topic gathers in memory before that is written out.
+const LEAST_RESERVE: u64 = 32 << 20;
+
 /// All that does not fit together.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -63,6 +67,11 @@ fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
     }
     if let Some(reason) = log.kafka.as_ref().and_then(|properties| crate::log::kafka::refusal(&properties.0)) {
         found.push(Problem::at("log.kafka", reason));
+    }
+    if log.reserve.get() < LEAST_RESERVE {
+        let least = bytesize::ByteSize(LEAST_RESERVE);
+        let reason = format!("{} is too little to finish what was taken in; give {least} at least", log.reserve);
+        found.push(Problem::at("log.reserve", reason));
     }
     let (lanes, owners) = (log.partitions.get(), log.control_partitions.get());
     if owners > lanes {

@@ -26,6 +26,8 @@ pub struct Log {
     /// How much disk the embedded log may take before messages are refused; what there is, where
     /// it is not given.
     pub max_disk: Option<Size>,
+    /// How much of the disk the embedded log leaves free: with less, messages are refused.
+    pub reserve: Size,
     /// Lanes; fixed at creation.
     pub partitions: NonZeroU32,
     /// Units of ownership; fixed at creation, at most as many as lanes.
@@ -40,6 +42,7 @@ impl Default for Log {
             retention: Span::from_secs(7 * 24 * 3600),
             retention_bytes: None,
             max_disk: None,
+            reserve: Size::mebibytes(256),
             partitions: NonZeroU32::MIN,
             control_partitions: NonZeroU32::MIN,
         }
