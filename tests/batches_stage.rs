@@ -2,6 +2,8 @@
 //! memory, killed anywhere; results duplicated and late, operators who change their minds. What is
 //! on the log in the end has to be what somebody who counts by hand expects.
 
+#[path = "support/batches.rs"]
+mod batches;
 #[path = "batches_stage/fair.rs"]
 mod fair;
 #[path = "batches_stage/oracle.rs"]

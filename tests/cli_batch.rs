@@ -86,6 +86,7 @@ fn held_items_wait_for_an_operator_and_stop_nobody_else() {
     assert_eq!((&blocked["blockedBy"], &blocked["counts"]["generated"]), (&json!([0, 1]), &json!(2)));
     let why = pipeline.run(&["why", "held"]);
     assert!(why.out.contains("it is stalled: items 0, 1 have failed"), "{}{}", why.out, why.err);
+    assert!(why.out.contains("seriatim batch retry held") && why.out.contains("told to"), "{}", why.out);
 
     // A small batch beside it, and a message, are not in its way.
     let beside = pipeline.run(&["batch", "submit", "--count", "3", "--template", "{\"fail\":0}", "--watch"]);

@@ -2,6 +2,8 @@
 //! reads while it happens finds nothing lost, repeated or out of order. Names begin with the row of
 //! docs/faults.md.
 
+#[path = "kafka_pipeline/batches.rs"]
+mod batches;
 #[path = "support/kafka.rs"]
 mod kafka_cluster;
 #[path = "kafka_pipeline/program.rs"]

@@ -1,6 +1,10 @@
 //! The whole pipeline under faults and virtual time: the real stages on the log in memory, on one
 //! thread, everything drawn from one seed. See docs/simulation.md.
 
+#[path = "support/batches.rs"]
+mod batches;
+#[path = "simulation/batching.rs"]
+mod batching;
 #[path = "simulation/chance.rs"]
 mod chance;
 #[path = "simulation/dispatched.rs"]

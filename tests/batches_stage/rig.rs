@@ -21,6 +21,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::batches::Batches;
 use crate::plan::{From, Plan};
 
 /// How long things go wrong.
@@ -44,17 +45,17 @@ impl Rig {
         Self { log, topics, plan, seed, origin: Instant::now() }
     }
 
-    /// Everything there is of a topic, by lane.
-    pub(crate) fn all(&self, topic: &Topic) -> Vec<(Partition, Stored)> {
-        let of = topic.partitions(self.plan.lanes);
-        of.flat_map(|of| self.log.snapshot(&of).into_iter().map(move |stored| (of.partition, stored))).collect()
+    /// What is on the log of the batches.
+    pub(crate) fn batches(&self) -> Batches<'_> {
+        Batches { log: &self.log, topics: &self.topics }
     }
 
-    /// The last state of each batch that has begun.
-    pub(crate) fn record(&self, id: &str) -> Option<BatchRecord> {
-        let states = self.all(&self.topics.batch_state);
-        let last = states.into_iter().rev().find(|(_, stored)| stored.key.as_deref() == Some(id.as_bytes()))?;
-        Some(decode(&last.1.value?).expect("the owner writes what decodes"))
+    fn all(&self, topic: &Topic) -> Vec<(Partition, Stored)> {
+        self.batches().all(topic)
+    }
+
+    fn record(&self, id: &str) -> Option<BatchRecord> {
+        self.batches().record(id)
     }
 
     /// Lets everything happen, until every batch has ended and the lanes are empty.
@@ -210,13 +211,7 @@ impl Rig {
     /// `WorkAllDone` is never to be seen before the last output is.
     fn say_done_only_after_the_outputs(&self) {
         let told = [&self.topics.events, &self.topics.destinations["b"]].map(|topic| self.all(topic));
-        let done = told.into_iter().flatten().filter_map(|(_, stored)| event(&stored, "WorkAllDone"));
-        for event in done {
-            let id = event["id"].as_str().expect("it has one");
-            let succeeded = event["counts"]["succeeded"].as_u64().expect("it counts");
-            let outputs = crate::oracle::outputs(self, id).len() as u64;
-            assert!(outputs >= succeeded, "{id}: all is done, and {outputs} of {succeeded} outputs are there");
-        }
+        self.batches().check_said_after_outputs(told.into_iter().flatten().map(|(_, stored)| stored));
     }
 
     fn start_roles(&self) {
@@ -273,12 +268,6 @@ impl Future for Mortal {
         self.polls = self.polls.saturating_sub(1);
         self.life.as_mut().poll(cx).map(Some)
     }
-}
-
-/// The event that a record of the events topic is, if it is of this type.
-pub(crate) fn event(stored: &Stored, kind: &str) -> Option<Value> {
-    let event: Value = serde_json::from_slice(stored.value.as_deref()?).expect("events are JSON");
-    (event["type"] == kind).then_some(event)
 }
 
 /// Fails as many rounds of an item as it says, and takes its time, sometimes for ever.

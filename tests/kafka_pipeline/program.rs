@@ -41,7 +41,7 @@ impl Pipeline {
         let text = format!(
             "name = {name:?}\nlog = {{ kafka = {{ {} }}, partitions = {lanes} }}\n\
              ingress = {{ http = \"127.0.0.1:{port}\" }}\nadmin.listen = \"127.0.0.1:0\"\n\
-             work = {{ builtin = {{ sleep = \"100ms\" }}, concurrency = 10 }}\n",
+             work = {{ builtin = {{ sleep = \"100ms\" }}, concurrency = 10 }}\nbatch.events = \"default\"\n",
             properties.join(", ")
         );
         std::fs::write(&config, text).expect("the folder is writable");
@@ -198,6 +198,11 @@ pub(crate) struct Outputs(BTreeMap<i32, Vec<(u64, String)>>);
 impl Outputs {
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(Vec::len).sum()
+    }
+
+    /// The bodies, lane by lane, in the order of each.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &str> {
+        self.0.values().flatten().filter_map(|(_, text)| Some(text.split_once(':')?.1))
     }
 
     /// In each lane the sequence is contiguous from 0, and the messages are in the order of sending.

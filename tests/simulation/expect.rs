@@ -37,6 +37,10 @@ pub(crate) struct Expected {
     pub(crate) end: End,
     /// The sequence group of its outputs; that of a destination where those are the groups.
     pub(crate) group: String,
+    /// It belongs to a batch, which has groups of its own and takes failures upon itself.
+    pub(crate) of_batch: bool,
+    /// It is an event of a batch, and its own output.
+    pub(crate) is_event: bool,
 }
 
 /// All messages of a lane, in order.
@@ -64,10 +68,12 @@ pub(crate) fn lane(
         let end = match repeats.get(&offset) {
             Some(repeat) => repeat.clone(),
             None if unknown => End::Failed,
+            None if is_event(record) => End::Sent(sent_as_it_is(world, record)),
             None => first.remove(&offset).unwrap_or(End::Nothing),
         };
         let body = record.value.clone().unwrap_or_default();
-        Expected { offset, body, end, group: group(world, record) }
+        let (group, of_batch, is_event) = (group(world, record), is_of_batch(record), is_event(record));
+        Expected { offset, body, end, group, of_batch, is_event }
     };
     input.iter().map(&mut expected).collect()
 }
@@ -76,7 +82,7 @@ pub(crate) fn lane(
 pub(crate) fn needs_work(world: &World, lane: Partition, offset: Offset) -> bool {
     let input = world.log.snapshot(&world.topics.input.partition(lane));
     let record = input.iter().find(|record| record.offset == offset);
-    record.is_some_and(|record| destinations(world, record).is_some())
+    record.is_some_and(|record| destinations(world, record).is_some() && !is_event(record))
         && !repeats(world, &input).contains_key(&offset.0)
 }
 
@@ -152,7 +158,26 @@ fn known(world: &World, named: &str) -> Option<Vec<String>> {
     names.iter().all(|name| world.plan.destinations.contains(&name.as_str())).then_some(names)
 }
 
+fn is_event(record: &Stored) -> bool {
+    header(record, Name::Event.as_str().as_bytes()).is_some()
+}
+
+fn is_of_batch(record: &Stored) -> bool {
+    is_event(record) || header(record, Name::Batch.as_str().as_bytes()).is_some()
+}
+
+fn sent_as_it_is(world: &World, record: &Stored) -> Vec<Output> {
+    let body = record.value.clone().unwrap_or_default();
+    destinations(world, record).into_iter().flatten().map(|name| (name, body.clone())).collect()
+}
+
 fn group(world: &World, record: &Stored) -> String {
+    if is_of_batch(record) {
+        let mark = String::from_utf8_lossy(header(record, Name::Event.as_str().as_bytes()).unwrap_or_default());
+        let alone = ["BatchStalled", "CommandRefused"].iter().any(|kind| mark.ends_with(kind));
+        let key = record.key.as_ref().filter(|_| !alone);
+        return key.map_or_else(|| format!("alone {}", record.offset), |key| format!("batch {key:?}"));
+    }
     match world.plan.order.by.to_string().as_str() {
         "key" => format!("{:?}", record.key),
         "header:tenant" => format!("{:?}", header(record, TENANT)),

@@ -4,6 +4,7 @@
 use fastrand::Rng;
 use seriatim::record::{HeaderWriter, Name, Source};
 
+use crate::batching;
 use crate::chance::{happens, mix, pick};
 use crate::world::World;
 
@@ -64,8 +65,11 @@ impl Message {
     }
 }
 
-/// What a body asks for: its first word.
+/// What a body asks for: its first word, or what the item of a work order says.
 pub(crate) fn kind(body: &[u8]) -> &[u8] {
+    if body.starts_with(b"{\"type\":") {
+        return batching::kind(body);
+    }
     body.split(|byte| *byte == b'|').next().unwrap_or_default()
 }
 

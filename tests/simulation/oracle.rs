@@ -172,6 +172,7 @@ fn contiguous(written: &[Written]) -> Found {
 /// I1, I3: in each group of each destination sources go up, and outputs of one source do.
 fn ordered(world: &World, written: &[Written], expected: &[Expected]) -> Found {
     let groups: BTreeMap<u64, &str> = expected.iter().map(|m| (m.offset, m.group.as_str())).collect();
+    let of_batches: BTreeSet<u64> = expected.iter().filter(|m| m.of_batch).map(|m| m.offset).collect();
     let by_destination = world.plan.order.by.to_string() == "destination";
     let mut last: BTreeMap<(&str, &str), (u64, u32)> = BTreeMap::new();
     let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
@@ -181,7 +182,7 @@ fn ordered(world: &World, written: &[Written], expected: &[Expected]) -> Found {
         if let Some(before) = last.insert((destination, group), at) {
             holds!(before < at, "I1, I3: {destination}, group `{group}`: {at:?} after {before:?}");
         }
-        let name = if by_destination { destination } else { group };
+        let name = if by_destination && !of_batches.contains(&at.0) { destination } else { group };
         let number = *numbers.entry(name).or_insert(headers.group);
         holds!(number == headers.group, "I4: {at:?}: group `{name}` has two numbers");
     }
@@ -245,7 +246,8 @@ fn released(world: &World, source: Source, message: &Expected, ledger: &BTreeMap
     let policy = world.plan.order.on_failure;
     let right = match (&message.end, last) {
         (End::Duplicate(of), Outcome::Duplicate(is)) => of == is,
-        (End::Failed, Outcome::DeadLettered(_)) => policy == OnFailure::DeadLetter,
+        (End::Failed, Outcome::Skipped(_)) if message.of_batch => true,
+        (End::Failed, Outcome::DeadLettered(_)) => policy == OnFailure::DeadLetter && !message.of_batch,
         (End::Failed, Outcome::Skipped(_)) => policy == OnFailure::Skip,
         (End::Sent(_), Outcome::Sent(_) | Outcome::Empty)
         | (End::Skipped, Outcome::Skipped(_))
@@ -274,11 +276,11 @@ fn ended(world: &World, source: Source, message: &Expected, outputs: &[&Written]
     }
     let (made, replaced) = (mark(source, &message.body), format!("{REPLACED}|{}|", source.offset));
     for (_, _, body) in found {
-        let right = body.starts_with(made.as_bytes()) || body.starts_with(replaced.as_bytes());
+        let right = message.is_event || body.starts_with(made.as_bytes()) || body.starts_with(replaced.as_bytes());
         holds!(right, "I4: an output of {source} was made from something else");
     }
     let is_letter = match message.end {
-        End::Failed => world.plan.order.on_failure == OnFailure::DeadLetter,
+        End::Failed => world.plan.order.on_failure == OnFailure::DeadLetter && !message.of_batch,
         End::Reused => true,
         _ => false,
     };

@@ -8,6 +8,7 @@ use seriatim::log::memory::Faults;
 use seriatim::resequence::{self, OnFailure};
 use seriatim::{deliver, work};
 
+use crate::batching::{self, Asked};
 use crate::chance::{Chance, happens, pick, scattered};
 
 /// The destinations that a pipeline may have, `default` always among them.
@@ -24,6 +25,7 @@ pub(crate) struct Plan {
     /// Of the work topic.
     pub(crate) work_partitions: u32,
     pub(crate) push: Pushing,
+    pub(crate) batches: Vec<Asked>,
     pub(crate) owners: usize,
     pub(crate) workers: usize,
     pub(crate) deliverers: usize,
@@ -93,11 +95,13 @@ impl Plan {
         if rng.bool() {
             destinations = vec!["default"];
         }
+        let (batches, batch_events) = batching::draw(&mut chance.stream("plan of the batches"), &destinations);
         Self {
             lanes,
             control_partitions: rng.u32(1..=lanes.min(2)),
             destinations,
-            order: resequence::Options { fan_out, ..order(&mut chance.stream("plan of the order")) },
+            batches,
+            order: resequence::Options { fan_out, batch_events, ..order(&mut chance.stream("plan of the order")) },
             work: work::Options { fan_out, ..working(&mut chance.stream("plan of the work")) },
             work_partitions: pick(&mut spread, &[1, 2, 3, 16]),
             foreigners: if fan_out { spread.usize(0..=1) } else { 0 },

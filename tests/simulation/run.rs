@@ -18,7 +18,7 @@ use crate::producer::{Accepted, produce};
 use crate::reader::{self, Seen};
 use crate::watch::memory_is_kept;
 use crate::world::{History, Phase, Shared, World};
-use crate::{operator, oracle, receiver, roles, stranger};
+use crate::{batching, operator, oracle, receiver, roles, stranger};
 
 /// How often it is looked at whether everything still holds.
 const TICK: Duration = Duration::from_millis(200);
@@ -48,10 +48,11 @@ async fn live(world: &Shared) -> Result<usize, String> {
     prepare(world).await;
     roles::start(world);
     let seen = start_readers(world);
-    world.busy.store(world.plan.producers as u64, Relaxed);
+    world.busy.store(world.plan.producers as u64 + 1, Relaxed);
     let producers: Vec<_> = (0..world.plan.producers).map(|n| spawn_local(produce(world.clone(), n))).collect();
     spawn_local(stranger::annoy(world.clone()));
     spawn_local(operator::operate(world.clone()));
+    spawn_local(batching::ask(world.clone()));
     storms(world).await?;
     heal(world).await?;
     let accepted = accepted(producers).await;
@@ -114,7 +115,9 @@ async fn heal(world: &Shared) -> Result<(), String> {
     world.set_phase(Phase::Healed);
     // Zombies wake, the lost is sent again, and again after doubled times, halts are ended one by one.
     let patience = Duration::from_secs(1_200) + world.plan.order.deadline * 40;
-    let patience = patience + Duration::from_secs(90) * u32::try_from(world.plan.messages).unwrap_or(u32::MAX);
+    let items: u64 = world.plan.batches.iter().map(|asked| asked.total).sum();
+    let all = world.plan.messages as u64 + items;
+    let patience = patience + Duration::from_secs(90) * u32::try_from(all).unwrap_or(u32::MAX);
     let since = Instant::now();
     while !is_settled(world) {
         tick(world).await?;
@@ -133,6 +136,7 @@ async fn tick(world: &Shared) -> Result<(), String> {
     sleep(TICK).await;
     drop(world.watch());
     memory_is_kept(world);
+    batching::look(world);
     world.finding().map_or(Ok(()), Err)
 }
 
@@ -176,6 +180,7 @@ fn judge(world: &Shared, accepted: &[Accepted], seen: &[(TopicPartition, Seen)])
         oracle::check(world, lane, accepted).map_err(|what| format!("{what} (lane {lane})"))?;
         messages += world.log.snapshot(&world.topics.input.partition(lane)).len();
     }
+    batching::check(world);
     if world.plan.deliverers > 0 {
         for (destination, lane, outputs) in oracle::outputs(world)? {
             receiver::check(world, &destination, lane, &outputs)?;

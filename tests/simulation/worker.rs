@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use seriatim::work::{Answer, Failure, Job, Output, Processor};
 use tokio::time::sleep;
 
+use crate::batching;
 use crate::chance::{happens, pick, scattered};
 use crate::message::{kind, mark};
 use crate::world::{Phase, Shared};
@@ -59,6 +60,7 @@ impl Worker {
                 Ok(Answer::One(Output { destinations: Some(to.to_owned()), ..one(&text) }))
             }
             b"invalid" => Ok(Answer::One(Output { destinations: Some("nowhere".to_owned()), ..one(&text) })),
+            b"held" if batching::is_first_round(job.body()) => Err(Failure::fail("held", text)),
             b"poison" => Err(Failure::fail("poison", text)),
             b"flaky" if happens(rng, 0.6) => Err(Failure::retry("flaky", text)),
             b"flaky" if happens(rng, 0.1) => panic!("simulated: a processor panics"),

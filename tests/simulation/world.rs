@@ -1,11 +1,12 @@
 //! What everybody in one run shares: the log, the plan, the history and what was found wrong.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use seriatim::log::memory::{Memory, Stored};
-use seriatim::record::{Batch, BatchBuilder, Source};
+use seriatim::record::{Batch, BatchBuilder, Offset, Partition, Source};
 use seriatim::topics::Topics;
 use tokio::time::Instant;
 
@@ -36,6 +37,8 @@ pub(crate) struct World {
     pub(crate) topics: Topics,
     pub(crate) receivers: Receivers,
     watch: Mutex<Watch>,
+    /// Up to where the events of batches were looked at, by lane.
+    pub(crate) told: Mutex<BTreeMap<Partition, Offset>>,
     origin: Instant,
     phase: AtomicU8,
     /// Calls of the processor, producers that are not through, transactions that are open.
@@ -54,6 +57,7 @@ impl World {
             log: Memory::new(mix(chance.0, b"the log")),
             receivers: Receivers::default(),
             watch: Mutex::new(Watch::new(plan.control_partitions)),
+            told: Mutex::default(),
             origin: Instant::now(),
             phase: AtomicU8::new(Phase::Calm as u8),
             calls: AtomicU64::new(0),

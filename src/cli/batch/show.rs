@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::super::Exit;
 use super::super::shared::out;
 
+/// How many of the items that wait for an operator are named.
+const MOST_NAMED: usize = 10;
+
 /// Prints a batch.
 pub(super) fn print(batch: &Value, json: bool) -> anyhow::Result<Exit> {
     if json {
@@ -57,8 +60,10 @@ pub(super) fn text(batch: &Value) -> String {
     }
     let held = batch["blockedBy"].as_array().map_or(&[][..], Vec::as_slice);
     if !held.is_empty() {
-        let items: Vec<String> = held.iter().take(10).map(Value::to_string).collect();
-        let _ = writeln!(text, "  held         items {}: retry or discard them", items.join(", "));
+        let items: Vec<String> = held.iter().take(MOST_NAMED).map(Value::to_string).collect();
+        let (s, them) = if held.len() == 1 { ("", "it") } else { ("s", "them") };
+        let more = if held.len() > MOST_NAMED { " and more" } else { "" };
+        let _ = writeln!(text, "  held         item{s} {}{more}: retry or discard {them}", items.join(", "));
     }
     text
 }
@@ -88,7 +93,7 @@ mod tests {
         assert_eq!(
             text(&batch),
             "batch a: running, stalled\n  done         5 of 10\n  running      3\n  pending      2\n  \
-             succeeded    4\n  failed       1\n  held         items 7: retry or discard them\n"
+             succeeded    4\n  failed       1\n  held         item 7: retry or discard it\n"
         );
         assert!(text(&json!({"id": "a", "status": "accepted"})).contains("no owner"));
     }

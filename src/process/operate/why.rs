@@ -48,26 +48,51 @@ pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Aske
 async fn batch(operate: &Operate, id: &str) -> Result<Value, Refusal> {
     let record = batches::find(&*operate.log, &operate.topics, id).await?;
     let state = record.ok_or_else(|| Refusal::not_found(format!("there is no batch {id:?}")))?.state;
-    let answer = json!({"sentence": of_batch(id, &state), "messages": [], "batch": id, "counts": state.counts()});
+    let mut sentence = of_batch(id, &state);
+    if let Some(index) = state.held().next().filter(|_| state.phase == Phase::Running) {
+        let ends = batches::ends(&*operate.log, &operate.topics, id, index..index + 1).await?;
+        let error = ends.get(&index).map(|end| &end["error"]).filter(|error| !error.is_null());
+        sentence += &error.map(|error| format!("; item {index} said last: {error}")).unwrap_or_default();
+    }
+    let answer = json!({"sentence": sentence, "messages": [], "batch": id, "counts": state.counts()});
     Ok(json!({"answers": [answer]}))
+}
+
+/// How many of the items that wait for an operator a sentence names.
+const NAMED_HELD: usize = 10;
+
+/// The items that wait for an operator, as the subject of a sentence.
+fn held(state: &BatchState) -> Option<String> {
+    let all = state.held().count();
+    let named: Vec<String> = state.held().take(NAMED_HELD).map(|index| index.to_string()).collect();
+    match named.as_slice() {
+        [] => None,
+        [one] => Some(format!("item {one} has failed")),
+        _ if all > NAMED_HELD => Some(format!("items {} and {} more have failed", named.join(", "), all - NAMED_HELD)),
+        _ => Some(format!("items {} have failed", named.join(", "))),
+    }
 }
 
 fn of_batch(id: &str, state: &BatchState) -> String {
     let counts = state.counts();
-    let held: Vec<String> = state.held().take(10).map(|index| index.to_string()).collect();
+    let held = held(state);
+    let by_operator = format!("`seriatim batch retry {id}` or `seriatim batch discard {id}`");
     let reason = state.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let waits = match state.phase {
         Phase::Ended(_) => return format!("batch {id} waits for nothing: it is {}{reason}", state.status()),
         Phase::Completing(_) => "all its items are done, and it waits for its final work item".to_owned(),
         Phase::Ending(_) => format!("it ends{reason}, and waits for {} items that are out", counts.running),
-        Phase::Running if state.paused => "it is paused, until `seriatim batch resume`".to_owned(),
-        Phase::Running if state.stalled && !held.is_empty() => {
-            format!("it is stalled: items {} have failed; `seriatim batch retry` or `discard` them", held.join(", "))
+        Phase::Running if state.paused => format!("it is paused, until `seriatim batch resume {id}`"),
+        Phase::Running if state.stalled && held.is_some() => {
+            format!("it is stalled: {}; {by_operator}", held.unwrap_or_default())
         }
         Phase::Running if state.stalled => {
             format!("nothing of it has finished for long, and {} items are out: do the workers run?", counts.running)
         }
-        Phase::Running => format!("{} items are out, {} are to come", counts.running, counts.pending),
+        Phase::Running => {
+            let held = held.map(|held| format!("; {held}: {by_operator}")).unwrap_or_default();
+            format!("{} items are out, {} are to come{held}", counts.running, counts.pending)
+        }
     };
     format!("batch {id}, {} of {} succeeded: {waits}", counts.succeeded, counts.total)
 }
