@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
-pub use plan::{Difference, Found, Keeping, Wanted, differences};
+pub use plan::{Difference, Found, Keeping, Wanted, differences, max_message};
 
 use crate::log::{Topic, TopicPartition, TopicShape};
 use crate::record::Partition;

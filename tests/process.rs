@@ -5,8 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
 use seriatim::process::config::Config;
 use seriatim::process::{Error, Process, Role, Roles};
+use seriatim::record::Partition;
 use seriatim::work::builtin::Sleep;
 
 /// A configuration of its own ports and folder.
@@ -24,21 +28,27 @@ fn roles(config: &Config) -> Roles {
 
 /// Asks the admin port.
 async fn get(process: &Process, path: &str) -> String {
-    ask(process.admin_address(), "GET", path, "").await
+    ask(process.admin_address(), "GET", path, "", "").await
 }
 
 /// Asks the data port.
 async fn data(process: &Process, method: &str, path: &str, body: &str) -> String {
-    ask(process.data_address().expect("it takes messages in"), method, path, body).await
+    ask(process.data_address().expect("it takes messages in"), method, path, "", body).await
 }
 
-/// The simplest client there is.
-async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
+/// Gives an operator's order; status line and detail.
+async fn order(process: &Process, path: &str, body: &serde_json::Value) -> String {
+    let json = "content-type: application/json\r\n";
+    ask(process.admin_address(), "POST", path, json, &body.to_string()).await
+}
+
+/// The simplest client there is; each of the headers ends with a line's end.
+async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
@@ -195,4 +205,44 @@ async fn outputs_are_pushed_in_order() {
         assert_eq!(next.await.expect("it is pushed"), Some(number.to_string()));
     }
     process.drain().await.expect("it ends in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_is_refused_before_it_is_written_where_it_cannot_be_sent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config { process: short_drain(), ..config(&folder.path().join("log"), "ingress.max_body = '3MiB'") };
+    let never = Arc::new(Sleep(Duration::from_secs(3600)));
+    let process = Process::start_with(&config, &roles(&config), never).await.expect("nothing is in the way");
+    assert!(data(&process, "POST", "/v1/messages", "stuck").await.starts_with("HTTP/1.1 202"));
+    let live = async {
+        while !get(&process, "/v1/lanes/0").await.contains("\"inProgress\":1") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), live).await.expect("it is admitted");
+    let control = process.topics().control.partition(Partition(0));
+    let before = process.log().bounds(&control).await.expect("it exists").end;
+
+    let body = |bytes: usize| BASE64_STANDARD.encode(vec![b'x'; bytes]);
+    let replace = |body: String| json!({"offsets": [0], "bodyBase64": body, "contentType": "text/plain"});
+    for (wrong, status, why) in [
+        (replace(body(3 << 20)), "413", "a replacement has 2506752 at most; nothing was done"),
+        (replace(body(9 << 20)), "413", "length limit exceeded"),
+        (replace("no base64!".to_owned()), "400", "bodyBase64: "),
+        (json!({"offsets": "all"}), "422", "offsets: invalid type"),
+    ] {
+        let answer = order(&process, "/v1/lanes/0/replace", &wrong).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(why), "{answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
+    assert_eq!(process.log().bounds(&control).await.expect("it exists").end, before, "nothing was written");
+
+    let answer = order(&process, "/v1/lanes/0/replace", &replace(body(2_506_752))).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"executed\":true"), "{answer}");
+    let sent = async {
+        while outputs(&process).await.first().map(String::len) != Some(2_506_752) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), sent).await.expect("it leaves instead of a result");
 }

@@ -8,6 +8,7 @@
 mod batches;
 mod destinations;
 mod lanes;
+mod orders;
 mod verbs;
 mod why;
 
@@ -47,7 +48,7 @@ pub fn router(operate: Operate) -> Router {
     Router::new()
         .route("/v1/lanes", get(lanes::all))
         .route("/v1/lanes/{lane}", get(lanes::one))
-        .route("/v1/lanes/{lane}/{verb}", post(verbs::execute))
+        .route("/v1/lanes/{lane}/{verb}", post(verbs::execute).layer(verbs::body_limit(&operate.options)))
         .route("/v1/why", get(why::why))
         .with_state(operate.clone())
         .merge(destinations::router(operate.clone()))

@@ -66,15 +66,18 @@ impl Topics {
                     settings.insert(name.clone(), value.clone());
                 }
                 // The data files know what a cursor needs, the configuration what a message does.
-                settings.insert("max.message.bytes".to_owned(), max_message(keeping).to_string());
+                settings.insert("max.message.bytes".to_owned(), max_message(keeping.max_body).to_string());
                 Wanted { topic, shape, settings }
             };
         shapes.map(wanted).collect()
     }
 }
 
-fn max_message(keeping: &Keeping) -> u64 {
-    LEAST_MESSAGE.max(keeping.max_body + BESIDE_THE_BODY)
+/// The largest record that topics have to take, in bytes, where messages have bodies up to `max_body`.
+#[must_use]
+pub const fn max_message(max_body: u64) -> u64 {
+    let largest = max_body.saturating_add(BESIDE_THE_BODY);
+    if largest < LEAST_MESSAGE { LEAST_MESSAGE } else { largest }
 }
 
 fn settings(shape: &TopicShape, keeping: &Keeping) -> BTreeMap<String, String> {
