@@ -12,6 +12,7 @@ mod dest;
 mod exit;
 mod jq_worker;
 mod lanes;
+mod port;
 mod run;
 mod send;
 mod shared;

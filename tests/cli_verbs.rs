@@ -106,6 +106,26 @@ fn tail_ends_when_nobody_reads_it_though_nothing_comes() {
 }
 
 #[test]
+fn a_replacement_that_is_too_large_is_refused_here_or_there() {
+    let folder = Folder::new();
+    folder.write(
+        "seriatim.toml",
+        "ingress.max_body = \"1KiB\"\nwork.builtin = { sleep = \"1h\" }\nprocess.drain = \"1s\"\n",
+    );
+    let pipeline = Pipeline::start(&folder, &[]);
+    pipeline.run_with(&["send", "-"], "stuck\n");
+    folder.write("large.txt", &"x".repeat(1025));
+    let replace = ["lanes", "replace", "0", "0", "--body", "large.txt", "--reason", "a test"];
+    let here = pipeline.run(&replace);
+    assert!(here.code == 1 && here.err.contains("1025 bytes, more than ingress.max_body, 1024"), "{}", here.err);
+    let url = format!("http://{}", pipeline.ports()[1].1);
+    let mut replaced = (0..100).map(|_| pipeline.run(&[&replace[..], &["--url", &url]].concat()));
+    // 3 as long as the lane has no owner.
+    let there = replaced.find(|there| there.code != 3).expect("somebody takes the lane");
+    assert!(there.code == 1 && there.err.contains("nothing was done"), "{}", there.err);
+}
+
+#[test]
 fn verify_asks_the_process_or_reads_the_folder() {
     let folder = Folder::new();
     let pipeline = Pipeline::start(&folder, &[]);

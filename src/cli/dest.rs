@@ -8,12 +8,11 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Subcommand};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Exit;
 use super::client::Client;
-use super::lanes::user;
+use super::port::{Port, exit};
 use crate::process::config::Config;
 
 /// Show how destinations are pushed to; test, pause, resume and replay; end what holds one back
@@ -30,12 +29,8 @@ Examples:
 pub(super) struct Dest {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// The admin port, if it is not where the configuration says
-    #[arg(long, global = true, value_name = "URL")]
-    url: Option<String>,
-    /// Print as JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    port: Port,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,11 +113,10 @@ struct Items {
 
 impl Dest {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
-        let client = Client::admin(self.url.as_deref(), config)?;
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.call(&client))
+        self.port.call(config, async |client| self.ask(client).await)
     }
 
-    async fn call(&self, client: &Client) -> anyhow::Result<Exit> {
+    async fn ask(&self, client: &Client) -> anyhow::Result<Exit> {
         let (name, verb, order) = match &self.verb {
             None | Some(Verb::List) => return self.list(client).await,
             Some(Verb::Pause(Named { name, reason })) => (name, "pause", json!({"reason": reason})),
@@ -138,51 +132,35 @@ impl Dest {
                 (name, "test", json!({"bodyBase64": body, "contentType": content_type}))
             }
         };
-        let mut order = order;
-        order["by"] = user().into();
         let path = super::shared::path(&["v1", "destinations", name, verb], &[]);
-        let answer: Value = client.send(client.request(Method::POST, &path).json(&order)).await?.json().await?;
-        let executed = answer["executed"] == true;
-        let taken = answer["test"]["taken"].as_bool();
-        self.print(&answer, |answer| {
-            let how = match (taken, answer["id"].as_str()) {
-                _ if !executed => "written down; who pushes has not acted yet".to_owned(),
-                (Some(taken), _) => {
-                    let what = if taken { "taken" } else { "not taken" };
-                    let said = answer["test"]["said"].as_str().unwrap_or_default().trim_end_matches([':', ' ']);
-                    format!("{what} after {} ms: {said}", answer["test"]["milliseconds"])
-                }
-                (None, Some(id)) => format!("begun; its id is {id}"),
-                (None, None) => "done".to_owned(),
-            };
-            format!("{verb} {name}: {how}\n")
-        })?;
-        Ok(match (executed, taken) {
-            (false, _) => Exit::TimedOut,
-            (true, Some(false)) => Exit::Failed,
-            (true, _) => Exit::Ok,
-        })
+        let what = format!("{verb} {name}");
+        let answer = self.port.order(client, &path, order, (&what, "who pushes"), outcome).await?;
+        let refused = answer["test"]["taken"] == false;
+        Ok(if refused { Exit::Failed } else { exit(&answer) })
     }
 
     async fn list(&self, client: &Client) -> anyhow::Result<Exit> {
         let answer: Value = client.get("/v1/destinations").await?;
-        self.print(&answer, |answer| {
+        self.port.print(&answer, |answer| {
             let destinations = answer["destinations"].as_array().map(Vec::as_slice).unwrap_or_default();
             if destinations.is_empty() {
                 return "nothing is pushed anywhere\n".to_owned();
             }
             destinations.iter().map(show).collect()
-        })?;
-        Ok(Exit::Ok)
+        })
     }
+}
 
-    fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(answer)?);
-        } else {
-            print!("{}", text(answer));
+/// What came of an order that was executed.
+fn outcome(answer: &Value) -> String {
+    match (answer["test"]["taken"].as_bool(), answer["id"].as_str()) {
+        (Some(taken), _) => {
+            let what = if taken { "taken" } else { "not taken" };
+            let said = answer["test"]["said"].as_str().unwrap_or_default().trim_end_matches([':', ' ']);
+            format!("{what} after {} ms: {said}", answer["test"]["milliseconds"])
         }
-        Ok(())
+        (None, Some(id)) => format!("begun; its id is {id}"),
+        (None, None) => "done".to_owned(),
     }
 }
 
@@ -204,6 +182,9 @@ fn read_body(file: &Path) -> anyhow::Result<Vec<u8>> {
 fn show(destination: &Value) -> String {
     let name = destination["name"].as_str().unwrap_or_default();
     let held = match (destination["held"]["paused"].as_str(), destination["held"]["disabled"].as_str()) {
+        (Some(reason), _) if destination["held"]["partly"] == true => {
+            format!(", paused in some lanes only, say it again: {reason}")
+        }
         (Some(reason), _) => format!(", paused: {reason}"),
         (_, Some(reason)) => format!(", disabled by its receiver: {reason}"),
         _ => String::new(),

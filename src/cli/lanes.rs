@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use base64::Engine as _;
 use clap::{Args, Subcommand};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::Client;
+use super::port::{Port, exit};
 use super::{Exit, Failure};
 use crate::process::config::Config;
 
@@ -26,12 +26,8 @@ Examples:
 pub(super) struct Lanes {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// The admin port, if it is not where the configuration says
-    #[arg(long, global = true, value_name = "URL")]
-    url: Option<String>,
-    /// Print as JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    port: Port,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,24 +78,31 @@ struct Which {
 
 impl Lanes {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
-        let client = Client::admin(self.url.as_deref(), config)?;
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.call(&client))
+        self.port.call(config, async |client| self.ask(client, config.ingress.max_body.get()).await)
     }
 
-    async fn call(&self, client: &Client) -> anyhow::Result<Exit> {
+    /// `limit` is the largest body of a message, in bytes.
+    async fn ask(&self, client: &Client, limit: u64) -> anyhow::Result<Exit> {
         match &self.verb {
             None | Some(Verb::Show { lane: None }) => {
                 let answer: Value = client.get("/v1/lanes").await?;
-                self.print(&answer, |answer| answer["lanes"].as_array().into_iter().flatten().map(show).collect())
+                self.port.print(&answer, |answer| answer["lanes"].as_array().into_iter().flatten().map(show).collect())
             }
             Some(Verb::Show { lane: Some(lane) }) => {
                 let answer: Value = client.get(&format!("/v1/lanes/{lane}")).await?;
-                self.print(&answer, |lane| show(lane) + &super::why::table(&lane["messages"]))
+                self.port.print(&answer, |lane| show(lane) + &super::why::table(&lane["messages"]))
             }
             Some(Verb::Retry(which)) => self.act(client, "retry", which.lane, which.order()).await,
             Some(Verb::Skip(which)) => self.act(client, "skip", which.lane, which.order()).await,
             Some(Verb::Replace { which, body, content_type }) => {
                 let bytes = std::fs::read(body).with_context(|| format!("cannot read {}", body.display()))?;
+                // A process may close the connection in the middle of what is far too large for it.
+                anyhow::ensure!(
+                    !self.port.is_configured() || bytes.len() as u64 <= limit,
+                    "{} has {} bytes, more than ingress.max_body, {limit}",
+                    body.display(),
+                    bytes.len()
+                );
                 let mut order = which.order();
                 order["bodyBase64"] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
                 order["contentType"] = json!(content_type);
@@ -119,39 +122,20 @@ impl Lanes {
             let hint = "what is gone stays gone; say --yes to go on with what there is".to_owned();
             return Err(Failure::new(Exit::Usage, hint).into());
         }
-        self.act(client, "accept", lane, json!({"reason": reason, "by": user()})).await
+        self.act(client, "accept", lane, json!({"reason": reason})).await
     }
 
     async fn act(&self, client: &Client, verb: &str, lane: u32, order: Value) -> anyhow::Result<Exit> {
-        let request = client.request(Method::POST, &format!("/v1/lanes/{lane}/{verb}")).json(&order);
-        let answer: Value = client.send(request).await?.json().await?;
-        self.print(&answer, |answer| {
-            let how =
-                if answer["executed"] == true { "done" } else { "written down; the lane's owner has not acted yet" };
-            format!("{verb}: {} messages of lane {lane}, {how}\n", answer["targets"])
-        })?;
-        Ok(if answer["executed"] == true { Exit::Ok } else { Exit::TimedOut })
-    }
-
-    fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> anyhow::Result<Exit> {
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(answer)?);
-        } else {
-            print!("{}", text(answer));
-        }
-        Ok(Exit::Ok)
+        let path = format!("/v1/lanes/{lane}/{verb}");
+        let how = |answer: &Value| format!("{} messages of lane {lane}, done", answer["targets"]);
+        Ok(exit(&self.port.order(client, &path, order, (verb, "the lane's owner"), how).await?))
     }
 }
 
 impl Which {
     fn order(&self) -> Value {
-        json!({"offsets": self.offsets, "all": self.all, "reason": self.reason, "by": user()})
+        json!({"offsets": self.offsets, "all": self.all, "reason": self.reason})
     }
-}
-
-/// Who asks, for the record.
-pub(super) fn user() -> String {
-    std::env::var("USER").unwrap_or_else(|_| "operator".to_owned())
 }
 
 fn show(lane: &Value) -> String {

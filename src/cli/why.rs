@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Exit;
-use super::client::Client;
+use super::port::Port;
 use super::shared::path;
 use crate::process::config::Config;
 use crate::record::Source;
@@ -23,34 +23,28 @@ pub(super) struct Why {
     /// A lane's number, a message's id or a batch's; all lanes where not given
     #[arg(value_name = "LANE|ID|BATCH")]
     what: Option<String>,
-    /// The admin port, if it is not where the configuration says
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    port: Port,
 }
 
 impl Why {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
-        let client = Client::admin(self.url.as_deref(), config)?;
         let call = match self.what.as_deref() {
             None => "/v1/why".to_owned(),
             Some(lane) if lane.bytes().all(|b| b.is_ascii_digit()) => format!("/v1/why?lane={lane}"),
             Some(id) if Source::from_id(id).is_some() => path(&["v1", "why"], &[("id", id)]),
             Some(batch) => path(&["v1", "why"], &[("batch", batch)]),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer: Value = runtime.block_on(client.get(&call))?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&answer)?);
-            return Ok(Exit::Ok);
-        }
-        for part in answer["answers"].as_array().into_iter().flatten() {
-            println!("{}", part["sentence"].as_str().unwrap_or_default());
-            print!("{}", table(&part["messages"]));
-        }
-        Ok(Exit::Ok)
+        self.port.call(config, async |client| {
+            let answer: Value = client.get(&call).await?;
+            self.port.print(&answer, |answer| {
+                let parts = answer["answers"].as_array().into_iter().flatten();
+                let text = |part: &Value| {
+                    format!("{}\n{}", part["sentence"].as_str().unwrap_or_default(), table(&part["messages"]))
+                };
+                parts.map(text).collect()
+            })
+        })
     }
 }
 

@@ -14,22 +14,21 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::orders::{self, LOOK_EVERY, Sent};
 use super::{Operate, Refusal};
-use crate::log::{self, TopicPartition};
+use crate::log::TopicPartition;
 use crate::metrics::Role;
 use crate::observe::outputs;
 use crate::record::push::{
     HaltedItems, Held, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem, Tested,
     is_replay_id,
 };
-use crate::record::{BatchBuilder, Name, Offset, Partition, Sequence};
+use crate::record::{Offset, Partition, Sequence};
 use crate::takeover;
 
 /// How long the answer waits for the owners to act: a take-over may be under way, and for a replay or a
 /// test there may be an attempt, with all the time that it has by default.
 const EXECUTED_WITHIN: Duration = Duration::from_secs(30);
-/// How often their cursors are looked at meanwhile.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -90,8 +89,10 @@ async fn states(operate: &Operate) -> Result<Vec<Value>, Refusal> {
             }));
         }
         if !lanes.is_empty() {
-            let held = cursors.iter().find_map(|cursor| cursor.held.get(name)).map(|held| match held {
-                Held::Paused(reason) => json!({"paused": reason}),
+            let holding = || cursors.iter().filter_map(|cursor| cursor.held.get(name));
+            let held = holding().next().map(|held| match held {
+                // A pause is for all owners; where one was not told, it has to be said again.
+                Held::Paused(reason) => json!({"paused": reason, "partly": holding().count() < cursors.len()}),
                 Held::Disabled(reason) => json!({"disabled": reason}),
             });
             states.push(json!({"name": name, "topic": topic.as_str(), "held": held, "lanes": lanes}));
@@ -106,9 +107,9 @@ pub(super) async fn waiting(operate: &Operate) -> Result<Vec<String>, Refusal> {
     for state in states(operate).await? {
         let name = state["name"].as_str().unwrap_or_default();
         if let Some(reason) = state["held"]["paused"].as_str() {
-            sentences.push(format!(
-                "destination {name} is paused: {reason}; `seriatim dest resume {name} --reason WHY` goes on"
-            ));
+            let paused = if state["held"]["partly"] == true { "paused in some lanes only" } else { "paused" };
+            let what = format!("`seriatim dest resume {name} --reason WHY` goes on");
+            sentences.push(format!("destination {name} is {paused}: {reason}; {what}"));
         }
         if let Some(reason) = state["held"]["disabled"].as_str() {
             let what = format!("`seriatim dest resume {name} --reason WHY` tries again");
@@ -135,7 +136,7 @@ pub(super) async fn waiting(operate: &Operate) -> Result<Vec<String>, Refusal> {
 async fn execute(
     State(operate): State<Operate>,
     Path((name, verb)): Path<(String, String)>,
-    Json(order): Json<Order>,
+    Sent(order): Sent<Order>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     if !operate.topics.destinations.contains_key(&name) {
         return Err(Refusal::not_found(format!("there is no destination {name:?}")));
@@ -143,13 +144,10 @@ async fn execute(
     let (action, controls) = action(&operate, &name, &verb, &order).await?;
     let by = if order.by.is_empty() { "operator".to_owned() } else { order.by };
     let verb = PushVerb { destination: name, action, reason: order.reason, by };
-    let mut orders = Vec::new();
-    for control in controls {
-        orders.push((control.partition, append(&operate, &control, &verb).await?));
-    }
+    let written = write(&operate, &controls, &verb).await?;
     let until = Instant::now() + EXECUTED_WITHIN;
-    let mut answer = json!({"destination": verb.destination, "executed": wait(&operate, &orders, until).await?});
-    match (&verb.action, orders.first()) {
+    let mut answer = json!({"destination": verb.destination, "executed": executed(&operate, &written, until).await?});
+    match (&verb.action, written.first()) {
         (PushAction::Replay { id, .. }, _) => answer["id"] = json!(id),
         (PushAction::Test(_), Some((control, order))) => {
             let tested = tested(&operate, *control, *order, &verb.destination, until).await?;
@@ -160,8 +158,7 @@ async fn execute(
         }
         _ => {}
     }
-    let status = if answer["executed"] == true { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(answer)))
+    Ok(orders::answer(answer))
 }
 
 /// What to do, and whose control partitions have to hear of it.
@@ -246,23 +243,35 @@ fn test(order: &Order) -> Result<TestItem, Refusal> {
     Ok(TestItem { body: body.clone(), content_type: order.content_type.clone() })
 }
 
-async fn append(operate: &Operate, control: &TopicPartition, verb: &PushVerb) -> Result<Offset, Refusal> {
-    let value = serde_json::to_vec(verb).map_err(|e| Refusal::bad(e.to_string()))?;
-    let mut builder = BatchBuilder::default();
-    builder.push(None, Some(&value), |to| to.put(Name::Kind, PUSH_VERB));
-    let offsets = operate.log.append(control, builder.finish()).await?.await?;
-    let untold = || log::Error::Damaged("the log took the order and did not say where".to_owned());
-    Ok(offsets.get(0).ok_or_else(untold)?)
+/// Writes the order for each of the control partitions: one record in each, so that a failure on the way
+/// leaves the rest without it. Said again it does no harm, and whoever asks is told to.
+async fn write(
+    operate: &Operate,
+    controls: &[TopicPartition],
+    verb: &PushVerb,
+) -> Result<Vec<(Partition, Offset)>, Refusal> {
+    let mut written = Vec::new();
+    for control in controls {
+        match orders::append(operate, control, PUSH_VERB, verb).await {
+            Ok(offset) => written.push((control.partition, offset)),
+            Err(refusal) if written.is_empty() => return Err(refusal),
+            Err(Refusal { status, detail }) => {
+                let (some, all) = (written.len(), controls.len());
+                let detail =
+                    format!("{detail}; {some} of {all} owners are told already: say it again, which does no harm");
+                return Err(Refusal { status, detail });
+            }
+        }
+    }
+    Ok(written)
 }
 
-/// Waits until the owners' cursors have passed the orders.
-async fn wait(operate: &Operate, orders: &[(Partition, Offset)], until: Instant) -> Result<bool, Refusal> {
+/// Whether the owners' cursors have passed the orders in time.
+async fn executed(operate: &Operate, orders: &[(Partition, Offset)], until: Instant) -> Result<bool, Refusal> {
     for (control, order) in orders {
-        while cursor(operate, *control).await?.is_none_or(|cursor| cursor.control <= order.0) {
-            if Instant::now() >= until {
-                return Ok(false);
-            }
-            sleep(LOOK_EVERY).await;
+        let position = || async { Ok(cursor(operate, *control).await?.map(|cursor| cursor.control)) };
+        if !orders::executed(*order, until, position).await? {
+            return Ok(false);
         }
     }
     Ok(true)

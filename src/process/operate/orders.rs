@@ -16,7 +16,7 @@ use crate::log::TopicPartition;
 use crate::record::{BatchBuilder, Name, Offset};
 
 /// How often it is looked whether an order is executed.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// An order as it came. What cannot be read is refused as everything else is, with the reason.
 pub(super) struct Sent<T>(pub(super) T);
