@@ -322,3 +322,18 @@ async fn damage_in_the_outputs_holds_up_no_owner() {
     let sequence = last[0].headers.iter().find(|(name, _)| name == b"seriatim-sequence").map(|(_, value)| &value[..]);
     assert_eq!((last.len(), sequence), (1, Some(&b"3"[..])));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_was_made_anew_halts_its_lane_whatever_is_unanswered() {
+    let rig = Rig::new().await;
+    rig.send(&["a", "b", "c"]).await;
+    rig.answer(&[0]).await;
+    let reason = rig
+        .resequencing(async {
+            rig.has_outputs(1).await;
+            rig.log.recreate(&rig.topics.input);
+            rig.is_halted().await
+        })
+        .await;
+    assert!(reason.contains("input[0]") && reason.contains("made anew"), "{reason}");
+}

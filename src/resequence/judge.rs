@@ -127,6 +127,7 @@ impl LaneState {
     /// nothing of a result that came since. Judge on with [`LaneState::advance`].
     pub(super) fn input_ends(&mut self, stable_end: Offset, asked_for: Option<Offset>) {
         self.input_end = self.input_end.max(stable_end);
+        self.halt_where_made_anew(stable_end);
         if let Some(position) = asked_for.filter(|_| asked_for == self.asked_for) {
             self.asked_for = None;
             self.ended = Some((position, stable_end));

@@ -248,6 +248,14 @@ impl LaneState {
         }
     }
 
+    /// What cannot be read on because the input was made anew cannot be sent to workers again either:
+    /// waiting for it would be in vain.
+    pub(super) fn halt_where_made_anew(&mut self, stable_end: Offset) {
+        if stable_end < self.input_next && self.damage.is_some() {
+            self.halted = self.damage.take();
+        }
+    }
+
     /// Takes fetched results; `next` is where reading goes on.
     pub fn add_results(&mut self, batches: Vec<Batch>, next: Offset) {
         self.results.extend(batches);
