@@ -291,6 +291,33 @@ async fn a_full_disk_refuses_appends_but_lets_a_pipeline_drain() {
 }
 
 #[tokio::test]
+async fn what_retention_removes_makes_room_again_on_a_disk_that_was_full() {
+    let folder = tempdir().expect("a temporary folder");
+    let intake = [partition(0).topic].into();
+    let log = open(folder.path(), Options { intake, max_disk: Some(192 << 20), ..Options::default() }).await;
+    let mut rng = fastrand::Rng::with_seed(1);
+    // Nothing that could be compressed.
+    let mut message = || std::iter::repeat_with(|| rng.alphanumeric()).take(512 << 10).collect::<String>();
+    let mut taken = 0_u64;
+    let reason = loop {
+        match append(&log, &partition(0), &[&message()]).await {
+            Ok(_) => taken += 1,
+            Err(Error::Unavailable(reason)) => break reason,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(taken < 1000, "there is only room for so many");
+    };
+    assert!(taken > 50 && reason.contains("disk nearly full"), "{taken}: {reason}");
+    let floors = BTreeMap::from([(partition(0), Offset(u64::MAX))]);
+    let nothing = Retention { bytes: Some(0), age: None };
+    assert!(log.retain(&floors, nothing).await.expect("the log is there") > 0);
+    assert_eq!(log.refuses_intake(), None, "{} bytes are used", log.disk_space());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    append(&log, &partition(0), &["again"]).await.expect("there is room");
+    assert_eq!(values(&log, &partition(0)).await.last(), Some(&(taken, "again".to_owned())));
+}
+
+#[tokio::test]
 async fn a_failed_sync_is_the_end() {
     static FAILING: AtomicBool = AtomicBool::new(false);
     static FATAL: Mutex<Vec<String>> = Mutex::new(Vec::new());

@@ -21,6 +21,9 @@ use crate::topics::Topics;
 /// How often to look: often beside any retention that makes sense, seldom beside the work of looking.
 const EVERY: Duration = Duration::from_secs(60);
 
+/// How often while nothing is taken in for want of disk: senders wait for it.
+const SOON: Duration = Duration::from_secs(5);
+
 /// What is to be kept, and for whom.
 pub(super) struct Keep {
     pub(super) topics: Arc<Topics>,
@@ -42,7 +45,7 @@ pub(super) async fn run(engine: Engine, keep: Keep) {
                 Err(error) => warn!(%error, "retention has failed and is tried again"),
             }
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(if engine.refuses_intake().is_some() { SOON } else { EVERY }).await;
     }
 }
 

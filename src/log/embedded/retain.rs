@@ -29,7 +29,7 @@ impl Embedded {
     /// that are not of [`Cleanup::Delete`] nothing is removed. Returns how many batches went.
     ///
     /// To be called now and then; what it removes is gone from the disk when the store next
-    /// merges its files. Readers below the new start get [`Error::Lost`].
+    /// merges its files, which is now where the disk is full. Readers below the new start get [`Error::Lost`].
     ///
     /// # Errors
     ///
@@ -53,6 +53,13 @@ impl Embedded {
                 removed += removal.bases.len();
                 self.0.writing.ask(|reply| Op::Remove { removal, reply }).await?;
             }
+        }
+        // Where nothing is taken in any more, nothing would ever make the store merge.
+        if removed > 0 && self.refuses_intake().is_some() {
+            let (store, topics) = (self.0.room.store.clone(), self.0.topics.keyspaces());
+            let reclaimed = tokio::task::spawn_blocking(move || store.reclaim(&topics)).await;
+            let failed = |e: &dyn std::fmt::Display| Error::Unavailable(format!("files could not be merged: {e}"));
+            reclaimed.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         }
         Ok(removed)
     }

@@ -103,6 +103,15 @@ impl Store {
         self.database.batch()
     }
 
+    /// Writes out what topics hold in memory, so that journals can go, and merges the files of each, so that
+    /// what was removed leaves the disk. Blocks for as long as writing what is left takes.
+    pub(super) fn reclaim(&self, topics: &[Keyspace]) -> fjall::Result<()> {
+        for topic in topics.iter().chain([&self.meta]) {
+            topic.rotate_memtable_and_wait()?;
+        }
+        topics.iter().try_for_each(Keyspace::major_compact)
+    }
+
     /// Everything committed so far survives a crash of the machine once this returns.
     pub(super) fn sync(&self) -> fjall::Result<()> {
         self.database.persist(PersistMode::SyncData)

@@ -116,6 +116,13 @@ impl Topics {
         Ok(())
     }
 
+    /// Where each topic is stored.
+    pub(super) fn keyspaces(&self) -> Vec<Keyspace> {
+        let known = self.read();
+        let firsts = known.partitions.values().filter(|marks| marks.at.partition == Partition(0));
+        firsts.map(|marks| marks.keyspace.clone()).collect()
+    }
+
     pub(super) fn shape(&self, topic: &Topic) -> Option<TopicShape> {
         self.read().shapes.get(topic).cloned()
     }
