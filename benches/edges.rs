@@ -30,6 +30,8 @@ mod spread;
 
 #[tokio::main]
 async fn main() {
+    // An error says that there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // Cargo adds `--bench`.
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wanted = |name: &str| names.iter().any(|wanted| wanted == name);

@@ -20,8 +20,10 @@ const WHILE: Duration = Duration::from_secs(15);
 const CLIENTS: u32 = 16;
 const EVERY: Duration = Duration::from_millis(40);
 
-/// Connections of each kind of abuse.
+/// Connections of each kind of abuse, and the pause before one that was cut off comes again: faster, and it is
+/// measured how many connections a second the machine takes, of which the abusers need as much as the program.
 const EACH: usize = 100;
+const PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn measure() {
     let program = Program::start("work.builtin = \"echo\"\n");
@@ -32,7 +34,7 @@ pub(crate) async fn measure() {
     let kinds = [Kind::Slow, Kind::HalfOpen, Kind::Oversized, Kind::Malformed, Kind::Headers, Kind::Bomb(&bomb)];
     let abusers = kinds.iter().flat_map(|kind| (0..EACH).map(|_| abuse(program.data, *kind, &over)));
     let measured = async {
-        sleep(Duration::from_secs(1)).await;
+        sleep(PAUSE).await;
         let spread = healthy(program.data).await;
         over.store(true, Ordering::Relaxed);
         spread
@@ -96,11 +98,13 @@ impl std::fmt::Debug for Kind<'_> {
 /// Comes again whenever it is cut off; how often it was.
 async fn abuse(to: SocketAddr, kind: Kind<'_>, over: &AtomicBool) -> usize {
     let mut ended = 0;
+    // Not all in the same moment, which would measure how many the machine takes at once.
+    sleep(PAUSE.mul_f64(fastrand::f64())).await;
     while !over.load(Ordering::Relaxed) {
         if let Ok(stream) = TcpStream::connect(to).await {
             ended += usize::from(one(stream, kind, over).await);
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(PAUSE).await;
     }
     ended
 }
