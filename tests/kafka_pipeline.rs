@@ -81,7 +81,7 @@ fn f31_what_would_break_order_is_refused() {
     assert_eq!(code, Some(4), "{text}");
     assert!(text.contains("refused: it has 2 partitions, not 3"), "{text}");
     let (code, text) = pipeline.verb(&["run", "--role", "work"], &[("SERIATIM_LOG__RETENTION", "30days")]);
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("retention.ms is 604800000"), "{text}");
     let (code, text) = pipeline.verb(&["run", "--role", "work"], &[("SERIATIM_NAME", "absent")]);
     assert_eq!(code, Some(1), "{text}");
