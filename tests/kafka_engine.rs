@@ -7,7 +7,7 @@ mod kafka_cluster;
 mod words;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_cluster::Cluster;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
@@ -15,8 +15,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use seriatim::log::kafka::{Kafka, Options};
-use seriatim::log::{Error, Log};
-use seriatim::record::Offset;
+use seriatim::log::{Cleanup, Error, Log, Topic, TopicShape};
+use seriatim::record::{Offset, Partition};
 use words::{Place, batch, connect, log_on, to};
 
 fn stranger(cluster: &Cluster, id: &str) -> BaseProducer {
@@ -190,5 +190,26 @@ async fn properties_that_decide_what_is_promised_are_not_to_be_set() {
     ] {
         let Err(Error::Damaged(reason)) = with(name, value) else { panic!("{name} is taken") };
         assert!(reason.contains(expected) && reason.contains(name), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: make transactions"]
+async fn how_long_a_transaction_takes_by_the_partitions_it_touches() {
+    let (log, place) = log_on(Cluster::shared(), "measured").await;
+    let topic = Topic::from("measured.wide");
+    let shape = TopicShape { partitions: 800, cleanup: Cleanup::Delete };
+    log.ensure(&[(topic.clone(), shape)]).await.expect("it can be made");
+    let (_member, mut writer) = place.writer(&log, "measured").await;
+    for touched in [1, 10, 100, 800] {
+        let mut took = Vec::new();
+        for _ in 0..30 {
+            let appends = (0..touched).map(|number| to(&topic.partition(Partition(number)), &["x"])).collect();
+            let begun = Instant::now();
+            writer.commit(appends).await.expect("it is the only one");
+            took.push(begun.elapsed());
+        }
+        took.sort();
+        println!("{touched} partitions: {:?} at p50, {:?} at most", took[15], took[29]);
     }
 }
