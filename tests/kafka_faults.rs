@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use checker::Checker;
 use feed::Feed;
 use proxy::{Api, Fault, Proxy};
-use rig::{Process, Rig};
+use rig::{LANES, Process, Rig};
 
 /// Longer than a session of the group: whoever is silent for so long has lost its partitions.
 const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(9);
@@ -130,6 +130,73 @@ fn f28_transactions_aborted_and_deleted_records_leave_holes() {
     feed::write_in_transactions(&rig.client(), 21);
     let _owner = rig.run("owner-1", "resequence");
     assert_eq!(checker.finish(), 260);
+}
+
+#[test]
+fn f28_a_hole_of_a_million_offsets_is_passed_at_once() {
+    let rig = Rig::new(&[]);
+    let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 50);
+    feed::abort(&rig.client(), 1_000_000);
+    feed::write(&rig.client(), 50);
+    assert_eq!(checker.finish(), 100);
+}
+
+#[test]
+fn f30_an_output_that_retention_has_emptied_is_gone_on_from() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 100);
+    checker.more(100);
+    owner.kill();
+    (0..LANES).for_each(|lane| rig.delete_all("output", lane));
+    let _owner = rig.run("owner-1", "resequence");
+    feed::write(&rig.client(), 100);
+    // The checker knows which sequence numbers are next.
+    assert_eq!(checker.finish(), 200);
+}
+
+#[test]
+fn f31_lanes_whose_output_was_made_anew_stand_still() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 100);
+    checker.more(100);
+    drop(checker);
+    owner.kill();
+    rig.make_anew("output");
+    let owner = rig.run("owner-1", "resequence");
+    feed::write(&rig.client(), 100);
+    owner.says("was the topic made anew?");
+    sleep(LONGER_THAN_A_SESSION);
+    assert_eq!(Checker::start(&rig.client()).count_after(Duration::from_secs(2)), 0);
+}
+
+#[test]
+fn f32_an_output_that_the_brokers_refuse_halts_its_lane_alone() {
+    let rig = Rig::new(&[]);
+    let (_work, owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let checker = Checker::start(&rig.client());
+    feed::write(&rig.client(), 100);
+    checker.more(100);
+    // A start would have refused it. It takes its time to come to the partitions' leader.
+    rig.limit("output", 40_000);
+    let mut large = 0;
+    let halted = || {
+        large += 1;
+        feed::write_one(&rig.client(), 0, &"x".repeat(60_000));
+        owner.said().contains("stands still").then_some(())
+    };
+    rig::wait_for(Duration::from_secs(30), halted, || owner.said());
+    feed::write(&rig.client(), 100);
+    checker.more(50);
+    assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
+    assert!(checker.sources(0).iter().all(|source| *source < 50 + large), "{:?}", checker.sources(0));
 }
 
 #[test]

@@ -67,6 +67,12 @@ impl Checker {
         self.counts().into_iter().sum()
     }
 
+    /// As [`Checker::count`], once all that there is has had time to come.
+    pub(crate) fn count_after(&self, time: Duration) -> usize {
+        std::thread::sleep(time);
+        self.count()
+    }
+
     /// How many outputs have come, by lane.
     fn counts(&self) -> Vec<usize> {
         let state = self.state.lock().expect("nobody panics with it");

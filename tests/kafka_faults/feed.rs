@@ -10,6 +10,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::rig::{LANES, NAME};
 
+/// How long the brokers may take for a step of a transaction.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The input topic.
 pub(crate) fn input() -> String {
     format!("{NAME}.input")
@@ -65,18 +68,41 @@ pub(crate) fn write(config: &ClientConfig, count: u64) {
 pub(crate) fn write_in_transactions(config: &ClientConfig, transactions: u64) {
     let producer: BaseProducer =
         config.clone().set("transactional.id", "somebody-else").create().expect("the brokers are there");
-    let patience = Duration::from_secs(30);
-    producer.init_transactions(patience).expect("nobody else has this id");
+    producer.init_transactions(PATIENCE).expect("nobody else has this id");
     for number in 0..transactions {
         producer.begin_transaction().expect("none is open");
         send(&producer, number * 10..number * 10 + 10);
         settle(&producer);
         if number % 2 == 0 {
-            producer.commit_transaction(patience).expect("it is open");
+            producer.commit_transaction(PATIENCE).expect("it is open");
         } else {
-            producer.abort_transaction(patience).expect("it is open");
+            producer.abort_transaction(PATIENCE).expect("it is open");
         }
     }
+}
+
+/// Writes messages in a transaction that is aborted.
+pub(crate) fn abort(config: &ClientConfig, count: u64) {
+    let producer: BaseProducer = config
+        .clone()
+        .set("transactional.id", "somebody-else")
+        .set("transaction.timeout.ms", "120000")
+        .set("queue.buffering.max.messages", "0")
+        .create()
+        .expect("the brokers are there");
+    producer.init_transactions(PATIENCE).expect("nobody else has this id");
+    producer.begin_transaction().expect("none is open");
+    send(&producer, 0..count);
+    settle(&producer);
+    producer.abort_transaction(PATIENCE).expect("it is open");
+}
+
+/// Writes one message to a lane.
+pub(crate) fn write_one(config: &ClientConfig, lane: i32, body: &str) {
+    let (producer, topic) = (producer(config), input());
+    let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(body);
+    producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
+    settle(&producer);
 }
 
 fn producer(config: &ClientConfig) -> BaseProducer {

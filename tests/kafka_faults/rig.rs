@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -67,12 +67,32 @@ impl Rig {
 
     /// Deletes the messages of a lane below an offset, as retention does.
     pub(crate) fn delete_input_below(&self, lane: i32, offset: i64) {
+        self.delete_below(&input(), lane, Offset::Offset(offset));
+    }
+
+    /// Deletes all that a partition of a topic holds.
+    pub(crate) fn delete_all(&self, topic: &str, partition: i32) {
+        self.delete_below(&format!("{NAME}.{topic}"), partition, Offset::End);
+    }
+
+    fn delete_below(&self, topic: &str, partition: i32, offset: Offset) {
         let mut below = TopicPartitionList::new();
-        below.add_partition_offset(&input(), lane, Offset::Offset(offset)).expect("it is an offset");
+        below.add_partition_offset(topic, partition, offset).expect("it is an offset");
         let delete = async {
             self.admin().delete_records(&below, &AdminOptions::new()).await.expect("the brokers are there");
         };
         block_on(delete);
+    }
+
+    /// Has a topic refuse larger batches of records.
+    pub(crate) fn limit(&self, topic: &str, bytes: u32) {
+        let (topic, bytes) = (format!("{NAME}.{topic}"), bytes.to_string());
+        let limit = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", &bytes);
+        let alter = async {
+            let altered = self.admin().alter_configs([&limit], &AdminOptions::new()).await.expect("the brokers answer");
+            altered.into_iter().for_each(|altered| drop(altered.expect("it is a topic's setting")));
+        };
+        block_on(alter);
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
