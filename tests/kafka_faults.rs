@@ -6,13 +6,14 @@
 
 #[path = "kafka_faults/checker.rs"]
 mod checker;
-#[path = "kafka_faults/feed.rs"]
+#[path = "support/kafka/feed.rs"]
 mod feed;
 #[path = "support/kafka.rs"]
 mod kafka;
 #[path = "kafka_faults/proxy.rs"]
 mod proxy;
-#[path = "kafka_faults/rig.rs"]
+#[path = "support/kafka/rig.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
 mod rig;
 
 use std::net::TcpListener;
@@ -47,8 +48,8 @@ impl Proxied {
         let more = "work.builtin = { sleep = \"5ms\" }\nwork.concurrency = 100\n";
         let config = rig.config_by("proxied", &properties, more);
         let pipeline = rig.run_by("proxied", "work,resequence", &config);
-        let checker = Checker::start(&rig.client());
-        let feed = Feed::start(&rig.client(), 200);
+        let checker = Checker::start(&rig);
+        let feed = Feed::start(&rig, 200);
         checker.more(100);
         Self { proxy, checker, feed, _pipeline: pipeline, _rig: rig }
     }
@@ -65,8 +66,8 @@ fn f10_a_worker_dies_holding_messages() {
     let slow = "work.builtin = { sleep = \"200ms\" }\nwork.concurrency = 100\n";
     let _owner = rig.run("owner", "resequence");
     let mut work = rig.run_with("work-0", "work", slow);
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 300);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 300);
     checker.more(100);
     for death in 1..4 {
         work.kill();
@@ -82,8 +83,8 @@ fn f21_a_frozen_owner_wakes_up_after_another_has_taken_over() {
     let rig = Rig::new(&[]);
     let _work = rig.run("work", "work");
     let first = rig.run("owner-0", "resequence");
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 400);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 400);
     checker.more(200);
     let second = rig.run("owner-1", "resequence");
     first.freeze();
@@ -105,8 +106,8 @@ fn f11_a_frozen_worker_wakes_up_late() {
     let rig = Rig::new(&[]);
     let _owner = rig.run("owner", "resequence");
     let (first, _second) = (rig.run("work-0", "work"), rig.run("work-1", "work"));
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 300);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 300);
     checker.more(200);
     first.freeze();
     sleep(LONGER_THAN_A_SESSION);
@@ -120,14 +121,14 @@ fn f11_a_frozen_worker_wakes_up_late() {
 #[test]
 fn f28_transactions_aborted_and_deleted_records_leave_holes() {
     let rig = Rig::new(&[]);
-    feed::write(&rig.client(), 50);
-    feed::write_in_transactions(&rig.client(), 20);
-    let checker = Checker::start(&rig.client());
+    feed::write(&rig, 50);
+    feed::write_in_transactions(&rig, 20);
+    let checker = Checker::start(&rig);
     let _work = rig.run("work", "work");
     let owner = rig.run("owner-0", "resequence");
     assert_eq!(checker.finish(), 150);
     owner.kill();
-    feed::write_in_transactions(&rig.client(), 21);
+    feed::write_in_transactions(&rig, 21);
     let _owner = rig.run("owner-1", "resequence");
     assert_eq!(checker.finish(), 260);
 }
@@ -136,10 +137,10 @@ fn f28_transactions_aborted_and_deleted_records_leave_holes() {
 fn f28_a_hole_of_a_million_offsets_is_passed_at_once() {
     let rig = Rig::new(&[]);
     let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 50);
-    feed::abort(&rig.client(), 1_000_000);
-    feed::write(&rig.client(), 50);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 50);
+    feed::abort(&rig, 1_000_000);
+    feed::write(&rig, 50);
     assert_eq!(checker.finish(), 100);
 }
 
@@ -148,13 +149,13 @@ fn f30_an_output_that_retention_has_emptied_is_gone_on_from() {
     let rig = Rig::new(&[]);
     let _work = rig.run("work", "work");
     let owner = rig.run("owner-0", "resequence");
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 100);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 100);
     checker.more(100);
     owner.kill();
     (0..LANES).for_each(|lane| rig.delete_all("output", lane));
     let _owner = rig.run("owner-1", "resequence");
-    feed::write(&rig.client(), 100);
+    feed::write(&rig, 100);
     // The checker knows which sequence numbers are next.
     assert_eq!(checker.finish(), 200);
 }
@@ -164,36 +165,36 @@ fn f31_lanes_whose_output_was_made_anew_stand_still() {
     let rig = Rig::new(&[]);
     let _work = rig.run("work", "work");
     let owner = rig.run("owner-0", "resequence");
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 100);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 100);
     checker.more(100);
     drop(checker);
     owner.kill();
     rig.make_anew("output");
     let owner = rig.run("owner-1", "resequence");
-    feed::write(&rig.client(), 100);
+    feed::write(&rig, 100);
     owner.says("was the topic made anew?");
     sleep(LONGER_THAN_A_SESSION);
-    assert_eq!(Checker::start(&rig.client()).count_after(Duration::from_secs(2)), 0);
+    assert_eq!(Checker::start(&rig).count_after(Duration::from_secs(2)), 0);
 }
 
 #[test]
 fn f32_an_output_that_the_brokers_refuse_halts_its_lane_alone() {
     let rig = Rig::new(&[]);
     let (_work, owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 100);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 100);
     checker.more(100);
     // A start would have refused it. It takes its time to come to the partitions' leader.
     rig.limit("output", 40_000);
     let mut large = 0;
     let halted = || {
         large += 1;
-        feed::write_one(&rig.client(), 0, &"x".repeat(60_000));
+        feed::write_one(&rig, 0, &"x".repeat(60_000));
         owner.said().contains("stands still").then_some(())
     };
     rig::wait_for(Duration::from_secs(30), halted, || owner.said());
-    feed::write(&rig.client(), 100);
+    feed::write(&rig, 100);
     checker.more(50);
     assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
     assert!(checker.sources(0).iter().all(|source| *source < 50 + large), "{:?}", checker.sources(0));
@@ -203,8 +204,8 @@ fn f32_an_output_that_the_brokers_refuse_halts_its_lane_alone() {
 fn f41_the_broker_dies_and_comes_back() {
     let rig = Rig::new(&[]);
     let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 200);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 200);
     for _ in 0..2 {
         checker.more(100);
         rig.cluster.command("kill", 1);
@@ -260,13 +261,13 @@ fn f29_without_its_cursor_an_owner_does_nothing() {
     let rig = Rig::new(&[]);
     let _work = rig.run("work", "work");
     let owner = rig.run("owner-0", "resequence");
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 50);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 50);
     checker.more(50);
     owner.kill();
     rig.make_anew("cursors.resequence");
     let owner = rig.run("owner-1", "resequence");
-    feed::write(&rig.client(), 50);
+    feed::write(&rig, 50);
     owner.says("its lanes stand still");
     sleep(LONGER_THAN_A_SESSION);
     assert_eq!(checker.count(), 50);
@@ -276,13 +277,13 @@ fn f29_without_its_cursor_an_owner_does_nothing() {
 fn f30_a_lane_whose_input_was_deleted_stands_still_and_the_other_goes_on() {
     let rig = Rig::new(&[]);
     let owner = rig.run("owner-0", "resequence");
-    let checker = Checker::start(&rig.client());
-    feed::write(&rig.client(), 100);
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 100);
     let work = rig.run("work-0", "work");
     checker.more(100);
     work.kill();
     owner.kill();
-    feed::write(&rig.client(), 100);
+    feed::write(&rig, 100);
     rig.delete_input_below(0, 75);
     let (owner, _work) = (rig.run("owner-1", "resequence"), rig.run("work-1", "work"));
     owner.says("stands still");
@@ -297,8 +298,8 @@ fn f30_a_lane_whose_input_was_deleted_stands_still_and_the_other_goes_on() {
 fn f12_members_come_and_go_for_a_minute() {
     let rig = Rig::new(&[]);
     let _anchors = [rig.run("work", "work"), rig.run("owner", "resequence")];
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 200);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 200);
     checker.more(100);
     let mut random = fastrand::Rng::with_seed(12);
     let mut guests = Vec::new();
@@ -326,8 +327,8 @@ fn f12_members_come_and_go_for_a_minute() {
 fn f24_f41_f43_three_brokers_die_and_freeze_in_turn() {
     let rig = Rig::new(&["--brokers", "3"]);
     let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
-    let checker = Checker::start(&rig.client());
-    let feed = Feed::start(&rig.client(), 100);
+    let checker = Checker::start(&rig);
+    let feed = Feed::start(&rig, 100);
     checker.more(100);
     for broker in 1..=3 {
         checker.longest_pause();

@@ -4,7 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time, outside of any runtime")]
 
-#[path = "kafka_faults/feed.rs"]
+#[path = "support/kafka/feed.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod feed;
 #[path = "support/kafka.rs"]
@@ -13,7 +13,7 @@ mod kafka;
 #[path = "../examples/receiver.rs"]
 #[allow(dead_code, reason = "it is a program of its own")]
 mod receiver;
-#[path = "kafka_faults/rig.rs"]
+#[path = "support/kafka/rig.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod rig;
 
@@ -131,7 +131,7 @@ impl World {
 #[test]
 fn f61_delivery_dies_between_an_answer_and_its_commit() {
     let world = World::start();
-    feed::write(&world.rig.client(), 600);
+    feed::write(&world.rig, 600);
     let mut deliver = world.deliver("deliver-0");
     for death in 1..=4 {
         // A push takes its answer and a commit, so that most deaths are between these.
@@ -146,7 +146,7 @@ fn f61_delivery_dies_between_an_answer_and_its_commit() {
 #[test]
 fn f62_a_frozen_deliverer_is_replaced_and_wakes_up() {
     let world = World::start();
-    feed::write(&world.rig.client(), 2_000);
+    feed::write(&world.rig, 2_000);
     let first = world.deliver("deliver-0");
     world.seen.wait(50);
     let second = world.deliver("deliver-1");

@@ -12,8 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
-use crate::feed::input;
-use crate::rig::{LANES, NAME, wait_for};
+use crate::rig::{LANES, Rig, wait_for};
 
 /// How long the pipeline may need to recover from everything that these tests do to it, once that
 /// has ended: several session time-outs of 6 s, on a busy machine.
@@ -22,8 +21,8 @@ pub(crate) const RECOVERY: Duration = Duration::from_secs(90);
 /// What has come out of one lane.
 #[derive(Debug, Default)]
 struct Lane {
-    /// Source offsets, in the order in which they came out.
-    sources: Vec<i64>,
+    /// Source offsets and bodies, in the order in which they came out.
+    outputs: Vec<(i64, Vec<u8>)>,
     next_sequence: u64,
 }
 
@@ -42,14 +41,15 @@ pub(crate) struct Checker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     config: ClientConfig,
+    input: String,
 }
 
 impl Checker {
-    pub(crate) fn start(config: &ClientConfig) -> Self {
+    pub(crate) fn start(of: &Rig) -> Self {
         let lanes = (0..LANES).map(|lane| (lane, Lane::default())).collect();
         let state = State { lanes, wrong: None, last: Instant::now(), longest: Duration::ZERO };
         let (state, stop) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
-        let consumer = reader(config, &format!("{NAME}.output"));
+        let consumer = reader(&of.client(), &of.topic("output"));
         let (shared, stopped) = (state.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
@@ -59,7 +59,7 @@ impl Checker {
                 }
             }
         });
-        Self { state, stop, thread: Some(thread), config: config.clone() }
+        Self { state, stop, thread: Some(thread), config: of.client(), input: of.topic("input") }
     }
 
     /// How many outputs have come.
@@ -77,12 +77,17 @@ impl Checker {
     fn counts(&self) -> Vec<usize> {
         let state = self.state.lock().expect("nobody panics with it");
         assert_eq!(state.wrong, None);
-        state.lanes.values().map(|lane| lane.sources.len()).collect()
+        state.lanes.values().map(|lane| lane.outputs.len()).collect()
     }
 
     /// Waits until so many more have come; gives how long it took.
     pub(crate) fn more(&self, count: usize) -> Duration {
-        let (begun, wanted) = (Instant::now(), self.count() + count);
+        self.until(self.count() + count)
+    }
+
+    /// Waits until so many have come; gives how long it took.
+    pub(crate) fn until(&self, wanted: usize) -> Duration {
+        let begun = Instant::now();
         let why = || format!("{:?} of {wanted} outputs", self.counts());
         wait_for(RECOVERY, || (self.count() >= wanted).then(|| begun.elapsed()), why)
     }
@@ -96,21 +101,25 @@ impl Checker {
 
     /// The source offsets of what has come out of a lane, in the order in which they did.
     pub(crate) fn sources(&self, lane: i32) -> Vec<i64> {
-        self.state.lock().expect("nobody panics with it").lanes[&lane].sources.clone()
+        let state = self.state.lock().expect("nobody panics with it");
+        state.lanes[&lane].outputs.iter().map(|(offset, _)| *offset).collect()
     }
 
     /// Waits until everything that was ever committed to the input has come out, and looks that it
-    /// was each message once, in order, and nothing else.
+    /// was each message once, as its worker echoed it, in order, and nothing else. How many there were.
     pub(crate) fn finish(&self) -> usize {
-        let expected = committed(&self.config);
+        let expected = committed(&self.config, &self.input);
         let all: usize = expected.values().map(Vec::len).sum();
-        wait_for(RECOVERY, || (self.count() >= all).then_some(()), || format!("{:?} of {all} outputs", self.counts()));
+        self.until(all);
         // What is too much would come now.
         std::thread::sleep(Duration::from_millis(500));
         let state = self.state.lock().expect("nobody panics with it");
         assert_eq!(state.wrong, None);
-        for (lane, offsets) in &expected {
-            assert_eq!(&state.lanes[lane].sources, offsets, "lane {lane}");
+        for (lane, messages) in &expected {
+            let outputs = &state.lanes[lane].outputs;
+            let offsets = |of: &[(i64, Vec<u8>)]| of.iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
+            assert_eq!(offsets(outputs), offsets(messages), "lane {lane}");
+            assert!(outputs == messages, "lane {lane}: an output is not what its message was");
         }
         all
     }
@@ -138,8 +147,8 @@ impl State {
             Some((from, offset)) if from == lane.to_string() => offset.parse().expect("the pipeline writes a number"),
             _ => return self.is_wrong(format!("source {source} in lane {lane}")),
         };
-        let (last, expected) = (found.sources.last().copied(), found.next_sequence);
-        found.sources.push(offset);
+        let (last, expected) = (found.outputs.last().map(|(offset, _)| *offset), found.next_sequence);
+        found.outputs.push((offset, body(message)));
         found.next_sequence = sequence + 1;
         if last.is_some_and(|last| last >= offset) {
             self.is_wrong(format!("lane {lane}: {offset} came after {last:?}"));
@@ -157,6 +166,10 @@ fn header(message: &BorrowedMessage<'_>, name: &str) -> String {
     let headers = message.headers().expect("outputs have headers");
     let found = headers.iter().find(|header| header.key == name).and_then(|header| header.value);
     String::from_utf8_lossy(found.unwrap_or_default()).into_owned()
+}
+
+fn body(message: &BorrowedMessage<'_>) -> Vec<u8> {
+    message.payload().unwrap_or_default().to_vec()
 }
 
 /// Reads a topic from its beginning, committed records only.
@@ -178,20 +191,20 @@ fn reader(config: &ClientConfig, topic: &str) -> BaseConsumer {
     consumer
 }
 
-/// The offsets of all committed messages of the input, by lane.
-fn committed(config: &ClientConfig) -> BTreeMap<i32, Vec<i64>> {
+/// The offsets and bodies of all committed messages of the input, by lane.
+fn committed(config: &ClientConfig, input: &str) -> BTreeMap<i32, Vec<(i64, Vec<u8>)>> {
     let patience = Duration::from_secs(30);
-    let consumer = reader(config, &input());
-    let mut found = BTreeMap::new();
+    let consumer = reader(config, input);
+    let mut found: BTreeMap<i32, Vec<_>> = BTreeMap::new();
     let mut ends = BTreeMap::new();
     for lane in 0..LANES {
         found.insert(lane, Vec::new());
-        let (_, end) = consumer.fetch_watermarks(&input(), lane, patience).expect("the brokers are there");
+        let (_, end) = consumer.fetch_watermarks(input, lane, patience).expect("the brokers are there");
         ends.insert(lane, end);
     }
     let reached = |lane: i32| {
         let position = consumer.position().expect("it is assigned");
-        let place = position.find_partition(&input(), lane).map(|found| found.offset());
+        let place = position.find_partition(input, lane).map(|found| found.offset());
         matches!(place, Some(Offset::Offset(at)) if at >= ends[&lane])
     };
     let until = Instant::now() + patience;
@@ -199,7 +212,7 @@ fn committed(config: &ClientConfig) -> BTreeMap<i32, Vec<i64>> {
         assert!(Instant::now() < until, "the input cannot be read to {ends:?}");
         if let Some(message) = consumer.poll(Duration::from_millis(50)) {
             let message = message.expect("the input can be read");
-            found.entry(message.partition()).or_default().push(message.offset());
+            found.entry(message.partition()).or_default().push((message.offset(), body(&message)));
         }
     }
     found

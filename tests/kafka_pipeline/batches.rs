@@ -1,14 +1,13 @@
 //! Staggered batches while their owner is killed: each item comes out once, and after the last one, once,
 //! that all is done.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::time::Instant;
 
-use crate::kafka_cluster::Cluster;
+use crate::kills;
 use crate::program::{Outputs, Pipeline, Reader};
-use crate::{LANES, PATIENCE, kills};
+use crate::rig::{Rig, owner};
 
 /// Of each batch: some seconds of work for the two workers.
 const ITEMS: usize = 400;
@@ -18,25 +17,23 @@ const MESSAGES: usize = 10;
 
 #[test]
 fn f20_the_owner_is_killed_in_the_midst_of_a_batch() {
-    let (cluster, times) = (Cluster::shared(), kills(2));
-    let pipeline = Pipeline::new(cluster, "batches", LANES);
+    let times = kills(2);
+    let pipeline = Pipeline::new(Rig::shared("batches"));
     let _ingress = pipeline.run("ingress");
     let _workers = [pipeline.run("work"), pipeline.run("work")];
     let mut owners = vec![pipeline.run("resequence"), pipeline.run("resequence")];
-    let reader = Reader::start(cluster, &pipeline.output(), LANES);
+    let reader = Reader::start(&pipeline);
     let mut gaps = Vec::new();
     for batch in 0..times {
         submit(&pipeline, batch);
         let sent = pipeline.send(MESSAGES);
         let before = sent - 2 * MESSAGES + batch * (ITEMS + 1);
-        reader.wait(before + ITEMS / 4, PATIENCE);
-        drop(Pipeline::owner(&mut owners));
-        let (killed, at) = (Instant::now(), reader.count());
+        reader.wait(before + ITEMS / 4);
+        owner(&mut owners).kill();
         let all = sent + (batch + 1) * (ITEMS + 1);
-        reader.wait(all.min(at + 1), PATIENCE);
-        gaps.push(killed.elapsed());
+        gaps.push(reader.wait(all.min(reader.count() + 1)));
         owners.push(pipeline.run("resequence"));
-        reader.wait(all, PATIENCE);
+        reader.wait(all);
     }
     let outputs = reader.finish();
     assert_eq!(outputs.len(), times * (2 * MESSAGES + ITEMS + 1));
@@ -53,7 +50,7 @@ fn submit(pipeline: &Pipeline, batch: usize) {
     let start = ["batch", "submit", "--id", &id, "--count", &count, "--template", "{}", "--window", "50"];
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let (code, text) = pipeline.verb(&[&start[..], ordered].concat(), &[]);
+        let (code, text) = pipeline.verb(&[&start[..], ordered].concat());
         if code == Some(0) {
             return;
         }

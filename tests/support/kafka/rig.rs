@@ -1,8 +1,11 @@
-//! A pipeline on real Kafka: brokers, topics, and a process of the real program for each role.
+//! A pipeline on real Kafka: brokers, topics, and processes of the real program.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +16,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::feed::input;
 use crate::kafka::Cluster;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_seriatim");
@@ -21,34 +23,76 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_seriatim");
 /// How many lanes a pipeline of these tests has.
 pub(crate) const LANES: i32 = 2;
 
-/// The name of every pipeline of these tests; each has brokers of its own.
-pub(crate) const NAME: &str = "t";
-
 pub(crate) struct Rig {
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: Brokers,
+    name: &'static str,
     folder: tempfile::TempDir,
+}
+
+/// Brokers that a test may break, or those of all tests of this process.
+pub(crate) enum Brokers {
+    Own(Cluster),
+    Shared(&'static Cluster),
+}
+
+impl Deref for Brokers {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        match self {
+            Self::Own(cluster) => cluster,
+            Self::Shared(cluster) => cluster,
+        }
+    }
 }
 
 impl Rig {
     /// Starts brokers with these arguments of `scripts/kafka`, and creates the topics.
     pub(crate) fn new(arguments: &[&str]) -> Self {
-        let rig = Self { cluster: Cluster::start(arguments), folder: tempfile::tempdir().expect("a folder") };
+        Self::on(Brokers::Own(Cluster::start(arguments)), "t")
+    }
+
+    /// On the brokers of all tests, under a name of its own.
+    pub(crate) fn shared(name: &'static str) -> Self {
+        Self::on(Brokers::Shared(Cluster::shared()), name)
+    }
+
+    fn on(cluster: Brokers, name: &'static str) -> Self {
+        let rig = Self { cluster, name, folder: tempfile::tempdir().expect("a folder") };
         rig.create_topics();
         rig
     }
 
+    /// The full name of one of the pipeline's topics.
+    pub(crate) fn topic(&self, what: &str) -> String {
+        format!("{}.{what}", self.name)
+    }
+
+    /// Runs a verb to its end; what it said, on both streams.
+    pub(crate) fn verb(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+        let mut command = Command::new(PROGRAM);
+        command.env("NO_COLOR", "1").arg("--config").arg(self.config("verb", "")).args(arguments);
+        let output = command.envs(environment.iter().copied()).output().expect("the program runs");
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (output.status.code(), text.concat())
+    }
+
     /// Creates the topics that are missing.
     fn create_topics(&self) {
-        let config = self.config("topics", "");
-        let applied = Command::new(PROGRAM).args(["topics", "apply", "--config"]).arg(&config).output();
-        let applied = applied.expect("the program runs");
-        let said = String::from_utf8_lossy(&applied.stderr).into_owned();
-        assert!(applied.status.success(), "topics apply: {said}");
+        let (code, text) = self.verb(&["topics", "apply"], &[]);
+        assert_eq!(code, Some(0), "{text}");
+    }
+
+    /// A file in the pipeline's folder.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder is there");
+        path
     }
 
     /// Deletes a topic with all that it holds, and creates it again.
     pub(crate) fn make_anew(&self, topic: &str) {
-        let topic = format!("{NAME}.{topic}");
+        let topic = self.topic(topic);
         let delete = async {
             let deleted =
                 self.admin().delete_topics(&[&topic], &AdminOptions::new()).await.expect("the brokers are there");
@@ -67,12 +111,12 @@ impl Rig {
 
     /// Deletes the messages of a lane below an offset, as retention does.
     pub(crate) fn delete_input_below(&self, lane: i32, offset: i64) {
-        self.delete_below(&input(), lane, Offset::Offset(offset));
+        self.delete_below(&self.topic("input"), lane, Offset::Offset(offset));
     }
 
     /// Deletes all that a partition of a topic holds.
     pub(crate) fn delete_all(&self, topic: &str, partition: i32) {
-        self.delete_below(&format!("{NAME}.{topic}"), partition, Offset::End);
+        self.delete_below(&self.topic(topic), partition, Offset::End);
     }
 
     fn delete_below(&self, topic: &str, partition: i32, offset: Offset) {
@@ -86,7 +130,7 @@ impl Rig {
 
     /// Has a topic refuse larger batches of records.
     pub(crate) fn limit(&self, topic: &str, bytes: u32) {
-        let (topic, bytes) = (format!("{NAME}.{topic}"), bytes.to_string());
+        let (topic, bytes) = (self.topic(topic), bytes.to_string());
         let limit = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", &bytes);
         let alter = async {
             let altered = self.admin().alter_configs([&limit], &AdminOptions::new()).await.expect("the brokers answer");
@@ -107,15 +151,14 @@ impl Rig {
 
     pub(crate) fn config_by(&self, process: &str, properties: &BTreeMap<String, String>, more: &str) -> PathBuf {
         let mut text = format!(
-            "name = \"{NAME}\"\n{more}ingress.http = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
-             log.partitions = {LANES}\n"
+            "name = \"{}\"\n{more}ingress.http = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
+             log.partitions = {LANES}\n",
+            self.name
         );
         for (key, value) in properties {
             writeln!(text, "log.kafka.{key:?} = {value:?}").expect("a String takes everything");
         }
-        let path = self.folder.path().join(format!("{process}.toml"));
-        std::fs::write(&path, text).expect("the folder is there");
-        path
+        self.write(&format!("{process}.toml"), &text)
     }
 
     /// Runs these roles in a process of this name, with a worker that takes 5 ms.
@@ -132,6 +175,7 @@ impl Rig {
         let path = self.folder.path().join(format!("{process}.log"));
         let said = File::options().create(true).append(true).open(&path).expect("the folder is there");
         let child = Command::new(PROGRAM)
+            .env("NO_COLOR", "1")
             .args(["run", "--role", roles, "--config"])
             .arg(config)
             .stdin(Stdio::null())
@@ -193,6 +237,31 @@ impl Process {
         wait_for(Duration::from_secs(60), said, || format!("it never said {what:?}:\n{}", self.said()));
     }
 
+    /// Where a port listens, which it says in these words.
+    pub(crate) fn address(&self, port: &str) -> String {
+        let address = || {
+            let said = self.said();
+            let (_, after) = said.split_once(&format!("{port} listens address="))?;
+            after.split_whitespace().next().map(str::to_owned)
+        };
+        wait_for(Duration::from_secs(60), address, || format!("it never said where {port} listens:\n{}", self.said()))
+    }
+
+    /// Waits until its roles have joined their groups.
+    pub(crate) fn ready(self) -> Self {
+        let admin = self.address("the admin port");
+        let ready = || get(&admin, "/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200")).map(drop);
+        wait_for(Duration::from_secs(60), ready, || format!("it does not get ready:\n{}", self.said()));
+        self
+    }
+
+    /// Whether it has taken lanes over.
+    fn is_owner(&self) -> bool {
+        let metrics = get(&self.address("the admin port"), "/metrics").unwrap_or_default();
+        let counted = |line: &str| line.contains("resequence") && !line.ends_with(" 0");
+        metrics.lines().any(|line| line.starts_with("seriatim_takeovers_total") && counted(line))
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it runs");
@@ -208,6 +277,23 @@ impl Drop for Process {
         let _: std::io::Result<()> = self.child.kill();
         let _: std::io::Result<_> = self.child.wait();
     }
+}
+
+/// Takes out the process that owns the lanes.
+pub(crate) fn owner(of: &mut Vec<Process>) -> Process {
+    let find = || of.iter().position(Process::is_owner);
+    let index = wait_for(Duration::from_secs(60), find, || "nobody owns the lanes".to_owned());
+    of.remove(index)
+}
+
+/// The answer with its head, `None` where nobody answers.
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -8,15 +8,10 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use crate::rig::{LANES, NAME};
+use crate::rig::{LANES, Rig};
 
 /// How long the brokers may take for a step of a transaction.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The input topic.
-pub(crate) fn input() -> String {
-    format!("{NAME}.input")
-}
 
 /// Writes a steady flow until it is stopped.
 pub(crate) struct Feed {
@@ -26,14 +21,14 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// About so many messages a second, over all lanes.
-    pub(crate) fn start(config: &ClientConfig, rate: u32) -> Self {
-        let producer = producer(config);
+    pub(crate) fn start(into: &Rig, rate: u32) -> Self {
+        let (producer, input) = (producer(&into.client()), into.topic("input"));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut sent = 0;
             while !stopped.load(Ordering::Relaxed) {
-                send(&producer, sent..sent + 10);
+                send(&producer, &input, sent..sent + 10);
                 sent += 10;
                 std::thread::sleep(Duration::from_secs(10) / rate);
             }
@@ -58,20 +53,20 @@ impl Drop for Feed {
 }
 
 /// Writes so many messages at once and waits for the brokers.
-pub(crate) fn write(config: &ClientConfig, count: u64) {
-    let producer = producer(config);
-    send(&producer, 0..count);
+pub(crate) fn write(into: &Rig, count: u64) {
+    let producer = producer(&into.client());
+    send(&producer, &into.topic("input"), 0..count);
     settle(&producer);
 }
 
 /// Writes messages in transactions, of which every other one is aborted.
-pub(crate) fn write_in_transactions(config: &ClientConfig, transactions: u64) {
+pub(crate) fn write_in_transactions(into: &Rig, transactions: u64) {
     let producer: BaseProducer =
-        config.clone().set("transactional.id", "somebody-else").create().expect("the brokers are there");
+        into.client().set("transactional.id", "somebody-else").create().expect("the brokers are there");
     producer.init_transactions(PATIENCE).expect("nobody else has this id");
     for number in 0..transactions {
         producer.begin_transaction().expect("none is open");
-        send(&producer, number * 10..number * 10 + 10);
+        send(&producer, &into.topic("input"), number * 10..number * 10 + 10);
         settle(&producer);
         if number % 2 == 0 {
             producer.commit_transaction(PATIENCE).expect("it is open");
@@ -82,9 +77,9 @@ pub(crate) fn write_in_transactions(config: &ClientConfig, transactions: u64) {
 }
 
 /// Writes messages in a transaction that is aborted.
-pub(crate) fn abort(config: &ClientConfig, count: u64) {
-    let producer: BaseProducer = config
-        .clone()
+pub(crate) fn abort(into: &Rig, count: u64) {
+    let producer: BaseProducer = into
+        .client()
         .set("transactional.id", "somebody-else")
         .set("transaction.timeout.ms", "120000")
         .set("queue.buffering.max.messages", "0")
@@ -92,14 +87,14 @@ pub(crate) fn abort(config: &ClientConfig, count: u64) {
         .expect("the brokers are there");
     producer.init_transactions(PATIENCE).expect("nobody else has this id");
     producer.begin_transaction().expect("none is open");
-    send(&producer, 0..count);
+    send(&producer, &into.topic("input"), 0..count);
     settle(&producer);
     producer.abort_transaction(PATIENCE).expect("it is open");
 }
 
 /// Writes one message to a lane.
-pub(crate) fn write_one(config: &ClientConfig, lane: i32, body: &str) {
-    let (producer, topic) = (producer(config), input());
+pub(crate) fn write_one(into: &Rig, lane: i32, body: &str) {
+    let (producer, topic) = (producer(&into.client()), into.topic("input"));
     let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(body);
     producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
     settle(&producer);
@@ -109,12 +104,11 @@ fn producer(config: &ClientConfig) -> BaseProducer {
     config.clone().set("enable.idempotence", "true").set("linger.ms", "1").create().expect("the brokers are there")
 }
 
-fn send(producer: &BaseProducer, numbers: std::ops::Range<u64>) {
-    let topic = input();
+fn send(producer: &BaseProducer, topic: &str, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let body = number.to_string();
         let lane = i32::try_from(number % u64::try_from(LANES).expect("a few")).expect("a few");
-        let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(&body);
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(topic).partition(lane).payload(&body);
         producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
     }
     producer.poll(Duration::ZERO);
