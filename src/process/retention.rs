@@ -45,7 +45,18 @@ pub(super) async fn run(engine: Engine, keep: Keep) {
                 Err(error) => warn!(%error, "retention has failed and is tried again"),
             }
         }
-        tokio::time::sleep(if engine.refuses_intake().is_some() { SOON } else { EVERY }).await;
+        pause(&engine).await;
+    }
+}
+
+/// Until the next time, which is soon where the disk is full by then.
+async fn pause(engine: &Engine) {
+    let due = tokio::time::Instant::now() + EVERY;
+    loop {
+        tokio::time::sleep(SOON).await;
+        if engine.refuses_intake().is_some() || tokio::time::Instant::now() >= due {
+            return;
+        }
     }
 }
 
