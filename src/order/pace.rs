@@ -10,7 +10,7 @@ const SLACK: Duration = Duration::from_millis(10);
 /// Spaces calls out evenly. Pure: `now` is the time since an origin that the caller chose, and
 /// never goes back.
 ///
-/// In any time `t` it lets no more go than `t` and [`SLACK`] have room for, and one: what was not
+/// In any time `t` it lets no more go than `t` and 10 ms have room for, and one: what was not
 /// used is not saved up, so that a receiver never gets a burst after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {

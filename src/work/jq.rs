@@ -27,7 +27,7 @@ pub use serve::serve;
 pub struct Options {
     /// The filter, in the language of jq as `jaq` understands it.
     pub filter: String,
-    /// A program that calls [`serve`], and its arguments. [`VERB`] makes `seriatim` do so.
+    /// A program that calls [`serve()`], and its arguments. [`VERB`] makes `seriatim` do so.
     pub command: Vec<String>,
     /// A record on which the filter runs longer fails. Shorter than an attempt's time-out, so that
     /// this is what it fails with.
