@@ -12,7 +12,7 @@ use super::client::Properties;
 use super::errors::{code, of_group, of_transaction};
 use super::native::{Consumer, Polled, Producer};
 use super::seen::Seen;
-use super::standing::Standing;
+use super::standing::{Claiming, Standing};
 use super::writer::CALL;
 use crate::log::{Error, TopicPartition};
 
@@ -57,6 +57,11 @@ impl Claimed {
             seen: Arc::clone(seen),
             properties: properties.clone(),
         })
+    }
+
+    /// What is claimed is not let go of until what this returns is dropped.
+    pub(super) fn under_way(&self) -> Claiming<'_> {
+        self.standing.claiming()
     }
 
     /// No request of the claim's producer is sent a second time before this.

@@ -9,8 +9,8 @@
 //! but without the outputs, or the other way round: requests of one epoch are all alike to the broker
 //! (KIP-890, whose epoch for each transaction librdkafka does not have). So after an end that took
 //! long enough to have been sent twice, as after a refusal, the producer is made anew before the next
-//! commit, which gives it a new epoch; provided that the group has not shared out its partitions since
-//! the claim, so that nobody can have claimed in between.
+//! commit, which gives it a new epoch. Its first transaction is confirmed by the group as a claim's is,
+//! so that it is refused where the group has shared out its partitions since the claim.
 
 use std::ffi::CString;
 use std::sync::mpsc;
@@ -111,7 +111,7 @@ impl Committing {
         loop {
             match jobs.recv_timeout(IDLE) {
                 Ok(job) => {
-                    let result = self.commit(&job.appends, job.claim);
+                    let result = self.commit(&job);
                     let over = !matches!(result, Ok(_) | Err(Error::Rejected { .. }));
                     // Who dropped the future has to claim anew.
                     drop(job.reply.send(result));
@@ -129,17 +129,27 @@ impl Committing {
         }
     }
 
-    fn commit(&mut self, appends: &[Append], claimed: bool) -> Result<Vec<Offsets>, Error> {
+    fn commit(&mut self, job: &Job) -> Result<Vec<Offsets>, Error> {
+        let Job { appends, claim: claimed, .. } = job;
         if !claimed && appends.iter().all(|append| append.batch.is_empty()) {
             return Ok(vec![Offsets::default(); appends.len()]);
         }
         let seen = &self.claimed.seen;
+        let anew = self.producer.is_none();
+        // The partition is not let go of meanwhile.
+        let _under_way = anew.then(|| self.claimed.under_way());
         let producer = match self.producer.take() {
             Some(producer) => producer,
             None => claim(&self.claimed)?,
         };
+        // Whoever claims after this fences the producer; whoever claimed while it was made, in this
+        // process, has dropped the handle before, and elsewhere the group has moved on, which the
+        // broker looks at.
+        if anew && job.reply.is_closed() {
+            return Err(Error::Fenced(format!("nobody writes to {} any more", self.claimed.control)));
+        }
         let transaction = Transaction { producer: &producer, control: &self.claimed.control, appends };
-        match transaction.run(claimed.then_some(&self.claimed)) {
+        match transaction.run((*claimed || anew).then_some(&self.claimed)) {
             Ok((written, ending)) => {
                 for (append, written) in appends.iter().zip(&written) {
                     written.iter().max().into_iter().for_each(|last| seen.note_commit(&append.to, Offset(last + 1)));
