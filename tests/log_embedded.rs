@@ -176,6 +176,17 @@ async fn a_folder_half_made_is_finished() {
     append(&log, &partition(0), &["a"]).await.expect("there is room");
 }
 
+#[tokio::test]
+async fn a_store_half_made_is_made_anew() {
+    let folder = tempdir().expect("a temporary folder");
+    // The marker comes first, and names no topics before the store is there.
+    std::fs::write(folder.path().join("seriatim-log.json"), "{\"format\":1,\"topics\":{}}").expect("it can be written");
+    std::fs::create_dir_all(folder.path().join("store/keyspaces")).expect("it can be made");
+    std::fs::write(folder.path().join("store/0.jnl"), "").expect("it can be written");
+    let log = open(folder.path(), Options::default()).await;
+    append(&log, &partition(0), &["a"]).await.expect("there is room");
+}
+
 type Harm = fn(&Path);
 
 #[tokio::test]

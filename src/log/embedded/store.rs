@@ -9,7 +9,9 @@
 //! `bytes before` counts all that was ever stored in the partition before this batch, so that the
 //! size of any stretch is a subtraction.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use fjall::config::{BlockSizePolicy, FilterPolicy};
@@ -54,9 +56,12 @@ impl Store {
     pub(super) fn open(lock: &Lock) -> Result<Self, OpenError> {
         let path = lock.store();
         let topics = lock.marker()?.topics;
-        // fjall would begin anew where its own marker is missing.
-        if !topics.is_empty() && !path.join("version").exists() {
-            return Err(lock.damaged(format!("{} topics were made, but {} is gone", topics.len(), path.display())));
+        // fjall would begin anew where its own marker is missing, if nothing else were there either.
+        if !path.join("version").exists() {
+            if !topics.is_empty() {
+                return Err(lock.damaged(format!("{} topics were made, but {} is gone", topics.len(), path.display())));
+            }
+            remove_unfinished(&path).map_err(|e| lock.failed("clear its unfinished store", &e))?;
         }
         let open = || {
             let database = Database::builder(&path)
@@ -206,6 +211,14 @@ fn decode(at: &TopicPartition, key: &[u8], value: &Bytes) -> Result<StoredBatch,
 
 fn damaged(at: &TopicPartition, error: &fjall::Error) -> Error {
     Error::Damaged(format!("{at}: a block cannot be read: {error}"))
+}
+
+/// Clears what a process left that was killed while it made the store for the first time.
+fn remove_unfinished(store: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(store) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// What a panic said.
