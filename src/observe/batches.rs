@@ -78,19 +78,24 @@ fn end_of_item(record: &RecordRef<'_>, id: &[u8]) -> Option<(u64, Value)> {
     Some((index, event))
 }
 
-/// The value of the record at `at` of a partition; `None` where it has none, or was removed.
+/// What `show` makes of the record at `at` of a partition; `None` where it was removed.
 ///
 /// # Errors
 ///
 /// Those of the log.
-pub async fn value_at(log: &dyn Log, of: &TopicPartition, at: Offset) -> Result<Option<Vec<u8>>, Error> {
+pub async fn shown_at<T>(
+    log: &dyn Log,
+    of: &TopicPartition,
+    at: Offset,
+    show: impl Fn(RecordRef<'_>) -> T,
+) -> Result<Option<T>, Error> {
     let bounds = log.bounds(of).await?;
     if at < bounds.start {
         return Ok(None);
     }
     let end = bounds.stable_end.min(at.next());
-    let found = probe::first(log, of, at, end, |_, record| Some(record.value.map(<[u8]>::to_vec))).await?;
-    Ok(found.and_then(|(_, value)| value))
+    let found = probe::first(log, of, at, end, |_, record| Some(show(record))).await?;
+    Ok(found.map(|(_, shown)| shown))
 }
 
 /// Shows every record from `from` to `end`.

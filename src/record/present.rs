@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use serde::ser::{SerializeMap as _, Serializer};
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use super::{Name, OutputHeaders, Partition, RecordRef, Source};
@@ -46,11 +46,7 @@ impl Serialize for Output<'_> {
         map.serialize_entry("headers", &self.headers())?;
         let content_type = self.record.headers.text(Name::ContentType);
         map.serialize_entry("contentType", &content_type)?;
-        match body(content_type, self.record.value) {
-            Body::Json(raw) => map.serialize_entry("body", &raw)?,
-            Body::Text(text) => map.serialize_entry("body", &text)?,
-            Body::Bytes(bytes) => map.serialize_entry("bodyBase64", &base64(Some(bytes)))?,
-        }
+        body(content_type, self.record.value).write(&mut map)?;
         map.end()
     }
 }
@@ -102,6 +98,17 @@ pub(crate) enum Body<'a> {
     Text(Option<&'a str>),
     /// Everything else, for Base64.
     Bytes(&'a [u8]),
+}
+
+impl Body<'_> {
+    /// Writes the member that it is: `body` or `bodyBase64`.
+    pub(crate) fn write<M: SerializeMap>(&self, to: &mut M) -> Result<(), M::Error> {
+        match self {
+            Self::Json(raw) => to.serialize_entry("body", raw),
+            Self::Text(text) => to.serialize_entry("body", text),
+            Self::Bytes(bytes) => to.serialize_entry("bodyBase64", &base64(Some(bytes))),
+        }
+    }
 }
 
 /// See the module's documentation.

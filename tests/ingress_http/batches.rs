@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use seriatim::ingress::{Options, Quota, Tokens};
+use seriatim::log::Topic;
+use seriatim::record::batches::{BatchRecord, BatchState, ItemStatus, work_order_completed};
+use seriatim::record::cursor::encode;
+use seriatim::record::{BatchBuilder, Name, Partition};
 use seriatim::resequence;
 use tokio::time::{Duration, Instant};
 
-use crate::fixture::{Answer, Call, Fixture, post};
+use crate::fixture::{Answer, Call, Fixture, get, post};
 
 async fn fixture(options: Options) -> Fixture {
     let fixture = Fixture::new(2, options).await;
@@ -41,7 +45,7 @@ fn id(answer: &Answer) -> String {
 }
 
 /// Records of all partitions of a topic.
-fn count(fixture: &Fixture, topic: &seriatim::log::Topic) -> usize {
+fn count(fixture: &Fixture, topic: &Topic) -> usize {
     topic.partitions(2).map(|of| fixture.log.snapshot(&of).len()).sum()
 }
 
@@ -122,4 +126,44 @@ async fn items_that_are_brought_count_for_the_quota() {
     let began = Instant::now();
     let uploaded = fixture.call(upload("", &"1\n".repeat(25))).await;
     assert_eq!((uploaded.status, began.elapsed().as_secs()), (StatusCode::ACCEPTED, 15), "10 at once, 15 as they come");
+}
+
+/// A result, its media type, and the end of its item's line.
+type Shown = (Option<&'static [u8]>, Option<&'static str>, &'static str);
+
+#[tokio::test(start_paused = true)]
+async fn what_came_of_items_is_shown_as_it_was_written() {
+    let fixture = Fixture::new(1, Options::default()).await;
+    let append = async |to: &Topic, key, value: Option<&[u8]>, media: Option<&str>| {
+        let build = |to: &mut BatchBuilder| {
+            to.push(key, value, |h| media.into_iter().for_each(|media| h.put(Name::ContentType, media.as_bytes())));
+        };
+        fixture.append(&to.partition(Partition(0)), build).await;
+    };
+    let (id, json, text) = (Some(&b"b"[..]), Some("application/json"), Some("text/plain"));
+    let results: [Shown; 6] = [
+        (
+            Some(b"{\"b\": 12345678901234567890123,\n\"a\":1.10}"),
+            json,
+            r#","body":{"b": 12345678901234567890123, "a":1.10}"#,
+        ),
+        (Some(b"1.10"), None, r#","body":"1.10""#),
+        (Some("é\n".as_bytes()), text, r#","body":"é\n""#),
+        (Some(b"\xff\0"), text, r#","bodyBase64":"/wA=""#),
+        (Some(b"{"), json, r#","bodyBase64":"ew==""#),
+        (None, None, ""),
+    ];
+    let state = BatchState { total: 6, ..BatchState::default() };
+    let state = encode(&BatchRecord { state, ..BatchRecord::default() });
+    append(&fixture.topics.batch_state, id, Some(&state), None).await;
+    let mut expected = String::new();
+    for (at, (value, media, body)) in (0..).zip(results) {
+        append(&fixture.topics.results, None, value, media).await;
+        let event = work_order_completed("b", (at, 0), ItemStatus::Succeeded, None, Some(at), None);
+        append(&fixture.topics.events, id, Some(event.as_bytes()), json).await;
+        let item = format!(r#"{{"index":{at},"round":0,"status":"succeeded","result":{at}"#);
+        expected += &format!("{item}{body}}}\n");
+    }
+    let shown = fixture.call(get("/v1/batches/b/items?bodies=true")).await;
+    assert_eq!(shown.text(), expected);
 }

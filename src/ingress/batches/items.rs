@@ -13,7 +13,8 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::stream;
 use serde::Deserialize;
-use serde_json::Value;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::{Map, Value};
 
 use super::super::Service;
 use super::super::problem::Problem;
@@ -21,7 +22,8 @@ use super::{known, lane_of};
 use crate::log::Error;
 use crate::observe::batches;
 use crate::record::batches::BatchRecord;
-use crate::record::{Offset, Partition};
+use crate::record::present;
+use crate::record::{Name, Offset, Partition, RecordRef};
 
 /// How many items one pass collects: some tens of bytes each.
 const AT_ONCE: u64 = 100_000;
@@ -43,7 +45,7 @@ pub(in super::super) struct ItemsQuery {
 }
 
 /// Streams the items as NDJSON, a line each: index, round, status, and error, source and body where
-/// there is one. Items that have not ended are left out.
+/// there is one, as [`present`] writes it. Items that have not ended are left out.
 ///
 /// # Errors
 ///
@@ -91,7 +93,7 @@ impl Listing {
         let mut lines = BytesMut::new();
         let mut count = 0;
         while count < piece {
-            let Some((_, mut item)) = self.page.next() else {
+            let Some((_, item)) = self.page.next() else {
                 if self.next >= self.end || !lines.is_empty() {
                     break;
                 }
@@ -101,10 +103,8 @@ impl Listing {
             if self.status.as_ref().is_some_and(|status| item["status"] != status.as_str()) {
                 continue;
             }
-            if self.bodies {
-                self.add_body(&mut item).await?;
-            }
-            lines.put_slice(item.to_string().as_bytes());
+            let with_body = if self.bodies { self.with_body(&item).await? } else { None };
+            lines.put_slice(with_body.unwrap_or_else(|| item.to_string()).as_bytes());
             lines.put_u8(b'\n');
             count += 1;
         }
@@ -120,15 +120,32 @@ impl Listing {
         Ok(())
     }
 
-    async fn add_body(&self, item: &mut Value) -> Result<(), Error> {
-        let Some(at) = item["result"].as_u64().map(Offset).filter(|_| item["status"] == "succeeded") else {
-            return Ok(());
-        };
+    /// The item's line with its body; `None` where it has none, or none any more.
+    async fn with_body(&self, item: &Value) -> Result<Option<String>, Error> {
+        let at = item["result"].as_u64().map(Offset).filter(|_| item["status"] == "succeeded");
+        let (Some(at), Some(item)) = (at, item.as_object()) else { return Ok(None) };
         let results = self.service.topics().results.partition(self.lane);
-        if let Some(value) = batches::value_at(&**self.service.log(), &results, at).await? {
-            item["body"] = serde_json::from_slice(&value)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&value).into_owned()));
+        let shown = batches::shown_at(&**self.service.log(), &results, at, |result| {
+            let line = result.value.map(|_| serde_json::to_string(&WithBody { item, result }));
+            line.map(|line| line.expect("plain data always serializes"))
+        });
+        Ok(shown.await?.flatten())
+    }
+}
+
+/// An item with what came of it, which never becomes a [`Value`]: that would change numbers.
+struct WithBody<'a> {
+    item: &'a Map<String, Value>,
+    result: RecordRef<'a>,
+}
+
+impl Serialize for WithBody<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        for (name, value) in self.item {
+            map.serialize_entry(name, value)?;
         }
-        Ok(())
+        present::body(self.result.headers.text(Name::ContentType), self.result.value).write(&mut map)?;
+        map.end()
     }
 }
