@@ -3,9 +3,12 @@
 //! The appender keeps a few appends in flight; what arrives meanwhile gathers into the next one,
 //! so that throughput does not hang on how long the log takes to make one durable. The queue is
 //! bounded in chunks and in bytes; the bytes stay counted until the log has answered.
+//!
+//! A log may refuse an append that has its place already and take the next one. Chunks that must
+//! leave no gap are of one [`Strand`], which is never in two appends at once.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
@@ -28,10 +31,42 @@ const IN_FLIGHT: usize = 4;
 /// what any engine takes at once.
 const GATHER_BYTES: usize = 1024 * 1024;
 
+/// Chunks for one lane of which none is written once an earlier one was not, or perhaps not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Strand(Arc<Mutex<Standing>>);
+
+#[derive(Debug, Default)]
+enum Standing {
+    #[default]
+    Free,
+    /// Some of it is in an append that the log has not answered; the next waits for that.
+    InFlight,
+    /// What the log said of the append that failed; later chunks are not written and get it, too.
+    Ended(Error),
+}
+
+impl Strand {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    fn in_flight(&self) -> bool {
+        matches!(*self.standing(), Standing::InFlight)
+    }
+
+    fn end(&self) -> Option<Error> {
+        match &*self.standing() {
+            Standing::Ended(error) => Some(error.clone()),
+            Standing::Free | Standing::InFlight => None,
+        }
+    }
+}
+
 /// Records of one sender on their way into a lane.
 struct Chunk {
     batch: Batch,
     claim: Option<Claim>,
+    strand: Option<Strand>,
     reply: oneshot::Sender<Result<Offsets, Error>>,
     room: OwnedSemaphorePermit,
 }
@@ -85,15 +120,16 @@ impl Lane {
             return Err(Full);
         };
         let (reply, pending) = oneshot::channel();
-        place.send(Chunk { batch, claim, reply, room });
+        place.send(Chunk { batch, claim, strand: None, reply, room });
         Ok(Pending(pending))
     }
 
-    /// Queues the batch as soon as there is room. Cancel-safe: dropped, it queued nothing.
-    pub(super) async fn send(&self, batch: Batch) -> Result<Pending, Full> {
+    /// Queues the batch, as the next of its strand if it has one, as soon as there is room.
+    /// Cancel-safe: dropped, it queued nothing.
+    pub(super) async fn send(&self, batch: Batch, strand: Option<Strand>) -> Result<Pending, Full> {
         let room = Arc::clone(&self.room).acquire_many_owned(size(&batch)).await.map_err(|_| Full)?;
         let (reply, pending) = oneshot::channel();
-        let chunk = Chunk { batch, claim: None, reply, room };
+        let chunk = Chunk { batch, claim: None, strand, reply, room };
         self.queue.send(chunk).await.map_err(|_| Full)?;
         Ok(Pending(pending))
     }
@@ -114,6 +150,8 @@ struct Appender {
     log: Arc<dyn Log>,
     to: TopicPartition,
     builder: BatchBuilder,
+    /// Next in order; its strand is in flight, and the queue waits behind it.
+    held: Option<Chunk>,
     metrics: metrics::Ingress,
 }
 
@@ -121,7 +159,7 @@ type Placed = (Vec<Chunk>, Instant, Result<Appending, Error>);
 
 impl Appender {
     fn new(log: Arc<dyn Log>, to: TopicPartition) -> Self {
-        Self { log, to, builder: BatchBuilder::default(), metrics: metrics::ingress() }
+        Self { log, to, builder: BatchBuilder::default(), held: None, metrics: metrics::ingress() }
     }
 
     /// Ends when nothing more can come, because of `stop` or because every [`Lane`] of this queue
@@ -130,8 +168,13 @@ impl Appender {
         let mut acks = FuturesUnordered::new();
         let mut placing: Option<BoxFuture<'static, Placed>> = None;
         let (mut open, mut closing) = (true, false);
-        while open || placing.is_some() || !acks.is_empty() {
-            let free = open && placing.is_none() && acks.len() < IN_FLIGHT;
+        while open || self.held.is_some() || placing.is_some() || !acks.is_empty() {
+            let free = placing.is_none() && acks.len() < IN_FLIGHT;
+            let ready = |held: &mut Chunk| free && !held.strand.as_ref().is_some_and(Strand::in_flight);
+            if let Some(first) = self.held.take_if(ready) {
+                placing = self.place(first, &mut queue);
+                continue;
+            }
             tokio::select! {
                 biased;
                 Some((chunks, since, answer)) = acks.next() => self.answer(chunks, since, &answer),
@@ -146,38 +189,47 @@ impl Appender {
                     closing = true;
                     queue.close();
                 }
-                chunk = queue.recv(), if free => match chunk {
-                    Some(first) => placing = Some(self.place(first, &mut queue)),
+                chunk = queue.recv(), if open && free && self.held.is_none() => match chunk {
+                    Some(first) => placing = self.place(first, &mut queue),
                     None => open = false,
                 },
             }
         }
     }
 
-    /// Begins the next append with `first` and what else waits.
-    fn place(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> BoxFuture<'static, Placed> {
-        let Gathered { batch, chunks } = self.gather(first, queue);
+    /// Begins the next append with `first` and what else waits, if the log is to have any of it.
+    fn place(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Option<BoxFuture<'static, Placed>> {
+        let Gathered { batch, chunks } = self.gather(first, queue)?;
+        for strand in chunks.iter().filter_map(|chunk| chunk.strand.as_ref()) {
+            *strand.standing() = Standing::InFlight;
+        }
         self.metrics.in_flight.inc();
         let (log, to, since) = (Arc::clone(&self.log), self.to.clone(), Instant::now());
-        async move { (chunks, since, log.append(&to, batch).await) }.boxed()
+        Some(async move { (chunks, since, log.append(&to, batch).await) }.boxed())
     }
 
-    fn gather(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Gathered {
-        let mut size = first.batch.frame().len();
-        let mut chunks = vec![first];
-        while size < GATHER_BYTES
-            && let Ok(chunk) = queue.try_recv()
-        {
-            size += chunk.batch.frame().len();
-            chunks.push(chunk);
+    fn gather(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Option<Gathered> {
+        let (mut size, mut chunks) = (0, Vec::new());
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            if let Some(error) = chunk.strand.as_ref().and_then(Strand::end) {
+                refuse(vec![chunk], &error);
+            } else if chunk.strand.as_ref().is_some_and(Strand::in_flight) {
+                self.held = Some(chunk);
+                break;
+            } else {
+                size += chunk.batch.frame().len();
+                chunks.push(chunk);
+            }
+            next = if size < GATHER_BYTES { queue.try_recv().ok() } else { None };
         }
         if let [only] = chunks.as_slice() {
-            return Gathered { batch: only.batch.clone(), chunks };
+            return Some(Gathered { batch: only.batch.clone(), chunks });
         }
         for record in chunks.iter().flat_map(|chunk| &chunk.batch) {
             self.builder.push(record.key, record.value, |h| h.put_all(record.headers));
         }
-        Gathered { batch: self.builder.finish(), chunks }
+        (!chunks.is_empty()).then(|| Gathered { batch: self.builder.finish(), chunks })
     }
 
     fn answer(&self, chunks: Vec<Chunk>, since: Instant, answer: &Result<Offsets, Error>) {
@@ -197,7 +249,10 @@ impl Appender {
 
     fn acknowledge(&self, chunks: Vec<Chunk>, offsets: &Offsets) {
         let mut offsets: VecDeque<_> = offsets.iter().collect();
-        for Chunk { batch, claim, reply, room } in chunks {
+        for Chunk { batch, claim, strand, reply, room } in chunks {
+            if let Some(strand) = strand {
+                *strand.standing() = Standing::Free;
+            }
             let mut own = Offsets::default();
             let count = batch.len().min(offsets.len());
             let first = offsets.front().copied();
@@ -214,7 +269,11 @@ impl Appender {
 }
 
 fn refuse(chunks: Vec<Chunk>, error: &Error) {
-    for Chunk { claim, reply, .. } in chunks {
+    for Chunk { claim, strand, reply, .. } in chunks {
+        // Before anybody learns of it.
+        if let Some(strand) = strand {
+            *strand.standing() = Standing::Ended(error.clone());
+        }
         match error {
             // Dropping the claim leaves its key unknown.
             Error::Unknown(_) => drop(claim),

@@ -13,7 +13,8 @@
 //! here. The first of each counts, so that the order stays that of the lines.
 //!
 //! What a client that breaks off has sent stands in the lane in order, from the first line without
-//! a gap up to some line; the last, unfinished line is not taken.
+//! a gap up to some line; the last, unfinished line is not taken. The same is true of an upload of
+//! which the log refuses a part: nothing that is on its way behind that part is written.
 
 use std::collections::VecDeque;
 
@@ -22,7 +23,7 @@ use futures::StreamExt as _;
 use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::appender::Pending;
+use super::appender::{Pending, Strand};
 use super::auth::Principal;
 use super::decode::Pieces;
 use super::envelope::Envelope;
@@ -103,6 +104,7 @@ pub(super) struct Upload {
     service: Service,
     envelope: Envelope,
     lane: Partition,
+    strand: Strand,
     principal: Principal,
     body: Option<Pieces>,
     pace: Pace,
@@ -132,6 +134,7 @@ impl Upload {
             service,
             envelope,
             lane,
+            strand: Strand::default(),
             principal,
             body: Some(body),
             pace: Pace::new(),
@@ -230,7 +233,8 @@ impl Upload {
         if !self.builder.is_empty() {
             self.keep_to_quota().await;
             let lane = self.service.lane(self.lane);
-            let queued = timeout(self.service.options().append_timeout, lane.send(self.builder.finish())).await;
+            let sending = lane.send(self.builder.finish(), Some(self.strand.clone()));
+            let queued = timeout(self.service.options().append_timeout, sending).await;
             match queued {
                 Ok(Ok(pending)) => group.pending = Some(pending),
                 Ok(Err(_)) | Err(_) => {

@@ -108,6 +108,31 @@ async fn a_refusal_by_the_log_ends_the_upload_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_that_refuses_now_and_then_leaves_no_gap() {
+    let fixture = Fixture::new(1, Options::default()).await;
+    fixture.log.set_faults(Faults {
+        acknowledge_delay: always(Duration::from_millis(30)),
+        append_unavailable: 0.2,
+        ..Faults::default()
+    });
+    let mut shares = Vec::new();
+    for _ in 0..100 {
+        let before = fixture.input(0).len();
+        let pieces = futures::stream::iter(0..50).then(async |i| {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            Ok::<_, std::io::Error>(format!("{i}\n"))
+        });
+        let answer = fixture.call(ndjson("").streaming(pieces.boxed())).await.json();
+        let taken = values(&fixture, 0).split_off(before);
+        assert_eq!(taken, (0..taken.len()).map(|i| i.to_string()).collect::<Vec<_>>());
+        let expected: Vec<_> = (0..50).map(|i| if i < taken.len() { 202 } else { 503 }).collect();
+        assert_eq!(statuses(&answer), expected);
+        shares.push(taken.len());
+    }
+    assert!(shares.iter().any(|taken| (1..50).contains(taken)), "{shares:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_breaks_off_leaves_whole_lines_in_order() {
     let fixture = Fixture::new(1, Options::default()).await;
     let pieces = [Ok("1\n2\n3"), Ok("3\n4"), Err(std::io::Error::other("reset"))];

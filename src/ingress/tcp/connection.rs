@@ -207,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let count = u32::try_from(messages.count).unwrap_or(u32::MAX);
         let room = async move {
             service.keep_to_quota(&principal, count).await;
-            lane.send(batch).await
+            lane.send(batch, None).await
         };
         self.placing = Some(Placing { messages, room: room.boxed() });
     }
