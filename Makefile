@@ -84,7 +84,7 @@ kills: ## Kill the real program 100 times under load, and look for what was lost
 
 .PHONY: faults
 faults: ## Faults on real Kafka that take minutes: many deaths, three brokers, comers and goers; KILLS=5 for fewer deaths
-	cargo test --test kafka_pipeline --test kafka_faults -- --ignored --nocapture --test-threads=1
+	cargo test --test kafka_engine --test kafka_pipeline --test kafka_faults -- --ignored --nocapture --test-threads=1
 
 .PHONY: fuzz
 fuzz: ## Fuzz framings and records for a minute each; needs nightly Rust and cargo-fuzz

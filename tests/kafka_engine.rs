@@ -115,6 +115,10 @@ async fn f41_a_broker_that_dies_loses_nothing_that_was_acknowledged() {
     let mut acknowledged = Vec::new();
     for n in 0..60 {
         if n == 20 {
+            // Where the only broker dies between acknowledging a commit and writing its marker, Kafka 4.3.0
+            // may complete the transaction without one when it starts: docs/faults.md.
+            let end = log.bounds(&place.0).await.expect("it exists").end;
+            place.stable(&log, end.0).await;
             cluster.command("kill", 1);
         } else if n == 30 {
             cluster.command("start", 1);
