@@ -65,7 +65,7 @@ async fn f32_a_refused_record_is_named_and_the_writer_goes_on_without_it() {
     };
     let limit = AlterConfig::new(ResourceSpecifier::Topic(small.0.topic.as_str())).set("max.message.bytes", "1000");
     admin.alter_configs([&limit], &AdminOptions::new()).await.expect("the broker is there");
-    let (_member, mut writer) = place.writer(&log, "refusing").await;
+    let (_member, mut writer) = place.sole_writer(&log, "refusing").await;
     let large = "x".repeat(5000);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let mut kept = Vec::new();
@@ -98,7 +98,7 @@ async fn f21_a_zombie_with_an_open_transaction_holds_up_nobody_after_a_claim() {
     zombie.begin_transaction().expect("it is initialised");
     send(&zombie, place.0.topic.as_str(), "never committed");
     assert_eq!(log.bounds(&place.0).await.expect("it exists").stable_end, Offset(0));
-    let (_member, mut writer) = place.writer(&log, "zombies.group").await;
+    let (_member, mut writer) = place.sole_writer(&log, "zombies.group").await;
     place.stable(&log, 2).await;
     writer.commit(vec![to(&place.0, &["mine"])]).await.expect("it is the last to claim");
     let woken = zombie.commit_transaction(Duration::from_secs(20));
@@ -166,7 +166,7 @@ async fn tls_and_passwords_work_and_wrong_ones_are_told() {
         let log = connect(properties).await.expect("the password is right");
         let place = Place::new(&log, &format!("secure-{mechanism}")).await;
         place.append(&log, &["appended"]).await;
-        let (_member, mut writer) = place.writer(&log, mechanism).await;
+        let (_member, mut writer) = place.sole_writer(&log, mechanism).await;
         writer.commit(vec![to(&place.0, &["committed"])]).await.expect("it is the only one");
         assert_eq!(place.values(&log).await, ["appended", "committed"]);
     }

@@ -8,7 +8,7 @@ use crate::fixture::{Fixture, batch, fetch_many, soon, to};
 pub(crate) async fn a_commit_is_read_everywhere(f: Fixture) {
     let topic = f.topic("three", 3).await;
     let control = f.topic("control", 1).await.partition(Partition(0));
-    let (_member, mut writer) = f.writer("group", &control).await;
+    let (_member, mut writer) = f.sole_writer("group", &control).await;
     let appends = topic.partitions(3).map(|p| to(&p, &["a", "b"])).collect();
     let offsets = soon(writer.commit(appends)).await.expect("it is the only writer");
     assert_eq!(offsets.len(), 3);
@@ -40,7 +40,7 @@ pub(crate) async fn all_or_nothing(f: Fixture) {
 
 pub(crate) async fn appends_to_one_partition_keep_their_order(f: Fixture) {
     let p = f.partition().await;
-    let (_member, mut writer) = f.writer("group", &p).await;
+    let (_member, mut writer) = f.sole_writer("group", &p).await;
     let appends = vec![to(&p, &["a", "b"]), to(&p, &["c"]), to(&p, &["d", "e"])];
     let offsets = soon(writer.commit(appends)).await.expect("it is the only writer");
     let given: Vec<_> = offsets.iter().flat_map(Offsets::iter).collect();
@@ -51,7 +51,7 @@ pub(crate) async fn appends_to_one_partition_keep_their_order(f: Fixture) {
 pub(crate) async fn commits_follow_each_other(f: Fixture) {
     let topic = f.topic("two", 2).await;
     let [a, b] = [0, 1].map(|p| topic.partition(Partition(p)));
-    let (_member, mut writer) = f.writer("group", &a).await;
+    let (_member, mut writer) = f.sole_writer("group", &a).await;
     let mut given = Vec::new();
     for n in 0..20 {
         let value = n.to_string();
@@ -67,7 +67,7 @@ pub(crate) async fn commits_follow_each_other(f: Fixture) {
 
 pub(crate) async fn commits_and_appends_mix(f: Fixture) {
     let p = f.partition().await;
-    let (_member, mut writer) = f.writer("group", &p).await;
+    let (_member, mut writer) = f.sole_writer("group", &p).await;
     let append = async {
         for n in 0..30 {
             f.append(&p, &[&format!("append {n:02}")]).await;
@@ -92,7 +92,7 @@ pub(crate) async fn commits_and_appends_mix(f: Fixture) {
 pub(crate) async fn a_large_commit(f: Fixture) {
     let topic = f.topic("ten", 10).await;
     let control = f.topic("control", 1).await.partition(Partition(0));
-    let (_member, mut writer) = f.writer("group", &control).await;
+    let (_member, mut writer) = f.sole_writer("group", &control).await;
     let values: Vec<_> = (0..1000).map(|n| format!("{n} {}", "x".repeat(100))).collect();
     let values: Vec<_> = values.iter().map(String::as_str).collect();
     let appends = topic.partitions(10).map(|to| Append { to, batch: batch(&values) }).collect();
@@ -104,7 +104,7 @@ pub(crate) async fn a_large_commit(f: Fixture) {
 
 pub(crate) async fn nothing_to_commit(f: Fixture) {
     let p = f.partition().await;
-    let (_member, mut writer) = f.writer("group", &p).await;
+    let (_member, mut writer) = f.sole_writer("group", &p).await;
     assert!(soon(writer.commit(Vec::new())).await.expect("it is the only writer").is_empty());
     let offsets = soon(writer.commit(vec![to(&p, &[]), to(&p, &["a"])])).await.expect("it is the only writer");
     assert_eq!(offsets[0].get(0), None);

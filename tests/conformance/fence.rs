@@ -27,7 +27,7 @@ pub(crate) async fn whoever_takes_over_fences(f: Fixture) {
     let p = f.partition().await;
     let (member, mut old) = f.writer("group", &p).await;
     soon(member.seat.leave()).await;
-    let (_member, mut new) = f.writer("group", &p).await;
+    let (_member, mut new) = f.sole_writer("group", &p).await;
     refused(&mut old, &p).await;
     soon(new.commit(vec![to(&p, &["new"])])).await.expect("it is the last to claim");
     assert_eq!(f.values(&p).await, ["new"]);
@@ -86,8 +86,8 @@ pub(crate) async fn claims_of_other_partitions_do_not_fence(f: Fixture) {
 
 pub(crate) async fn claims_of_other_groups_do_not_fence(f: Fixture) {
     let p = f.partition().await;
-    let (_one, mut of_one) = f.writer("one", &p).await;
-    let (_two, mut of_two) = f.writer("two", &p).await;
+    let (_one, mut of_one) = f.sole_writer("one", &p).await;
+    let (_two, mut of_two) = f.sole_writer("two", &p).await;
     for writer in [&mut of_one, &mut of_two] {
         soon(writer.commit(vec![to(&p, &["both"])])).await.expect("it is the only one of its group");
     }
@@ -96,7 +96,7 @@ pub(crate) async fn claims_of_other_groups_do_not_fence(f: Fixture) {
 
 pub(crate) async fn what_is_not_assigned_cannot_be_claimed(f: Fixture) {
     let p = f.partition().await;
-    let (_holder, mut writer) = f.writer("group", &p).await;
+    let (_holder, mut writer) = f.sole_writer("group", &p).await;
     let mut other = f.join("group", &[&p.topic]).await;
     listen(&mut [&mut other], Duration::from_millis(100)).await;
     let refused = soon(other.seat.claim(&p)).await.map(drop);

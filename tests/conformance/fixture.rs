@@ -17,7 +17,9 @@ use seriatim::log::{
 };
 use seriatim::record::{Batch, BatchBuilder, Offset, Partition};
 
-use crate::kafka_cluster::Cluster;
+use tokio::task::JoinSet;
+
+use crate::kafka_cluster::{Cluster, patient_session};
 
 /// Enough for the slowest engine; a case that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,7 +106,8 @@ fn of_embedded(options: Options) -> Fixture {
 
 pub(crate) fn kafka() -> Fixture {
     static CASES: AtomicUsize = AtomicUsize::new(0);
-    let properties = Cluster::shared().properties();
+    let mut properties = Cluster::shared().properties();
+    properties.extend([patient_session()]);
     let log = Kafka::new(KafkaOptions { properties: properties.clone(), ..KafkaOptions::default() });
     let log = log.expect("the properties are right");
     let remove = move |of: TopicPartition, offset: Offset| delete_records(properties.clone(), of, offset).boxed();
@@ -208,6 +211,15 @@ impl Fixture {
         let writer = member.claim(partition).await;
         (member, writer)
     }
+
+    /// As [`Self::writer`], of a member that has nothing else to do: it listens until what is returned
+    /// with the writer is dropped, however long the case takes.
+    pub(crate) async fn sole_writer(&self, group: &str, partition: &TopicPartition) -> (JoinSet<()>, Box<dyn Writer>) {
+        let (mut member, writer) = self.writer(group, partition).await;
+        let mut listening = JoinSet::new();
+        listening.spawn(async move { while member.seat.next().await.is_ok() {} });
+        (listening, writer)
+    }
 }
 
 /// A member of a group that keeps account of what it holds.
@@ -245,6 +257,20 @@ impl Member {
                     self.lost.push(partition);
                 }
             }
+        }
+    }
+
+    /// What `future` gives, which must not take for ever; listens meanwhile.
+    pub(crate) async fn busy<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let listen = async {
+            loop {
+                self.step().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = soon(future) => done,
+            () = listen => unreachable!("it listens for ever"),
         }
     }
 

@@ -61,7 +61,7 @@ async fn commit(f: &Fixture, topic: &Topic, control: &TopicPartition) -> Acknowl
         let value = format!("commit {n:03}");
         let mut appends: Vec<Append> = topic.partitions(PARTITIONS).map(|p| to(&p, &[&value])).collect();
         appends.push(to(control, &["cursor"]));
-        let offsets = soon(writer.commit(appends)).await.expect("it is the only writer");
+        let offsets = member.busy(writer.commit(appends)).await.expect("it is the only writer");
         for (p, offsets) in topic.partitions(PARTITIONS).zip(offsets) {
             acknowledged.insert((p, offsets.get(0).expect("one was appended")), value.clone());
         }

@@ -9,12 +9,15 @@ use seriatim::log::{
 };
 use seriatim::record::{Batch, BatchBuilder, Offset, Partition};
 
-use crate::kafka_cluster::Cluster;
+use tokio::task::JoinSet;
+
+use crate::kafka_cluster::{Cluster, patient_session};
 
 /// Enough for a broker that starts on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) async fn connect(properties: BTreeMap<String, String>) -> Result<Kafka, Error> {
+pub(crate) async fn connect(mut properties: BTreeMap<String, String>) -> Result<Kafka, Error> {
+    properties.extend([patient_session()]);
     Kafka::connect(Options { properties, ..Options::default() }).await
 }
 
@@ -55,6 +58,15 @@ impl Place {
         );
         let writer = claim(&mut *member, &self.0).await.expect("it is assigned");
         (member, writer)
+    }
+
+    /// As [`Self::writer`], of a member that has nothing else to do: it listens until what is returned
+    /// with the writer is dropped, however long the case takes.
+    pub(crate) async fn sole_writer(&self, log: &Kafka, group: &str) -> (JoinSet<()>, Box<dyn Writer>) {
+        let (mut member, writer) = self.writer(log, group).await;
+        let mut listening = JoinSet::new();
+        listening.spawn(async move { while member.next().await.is_ok() {} });
+        (listening, writer)
     }
 
     /// Waits until the stable end has come to `end`.

@@ -93,3 +93,9 @@ impl Drop for Cluster {
         let _: std::io::Result<_> = self.child.wait();
     }
 }
+
+/// A session that a busy machine does not end by itself, for tests in which nobody dies.
+#[allow(dead_code, reason = "others are about who dies")]
+pub(crate) fn patient_session() -> (String, String) {
+    ("session.timeout.ms".to_owned(), "20000".to_owned())
+}
