@@ -5,7 +5,8 @@
 //! bounded in chunks and in bytes; the bytes stay counted until the log has answered.
 //!
 //! A log may refuse an append that has its place already and take the next one. Chunks that must
-//! leave no gap are of one [`Strand`], which is never in two appends at once.
+//! leave no gap are of one [`Strand`], which is never in two appends at once; others pass by those
+//! that wait for their strand.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +31,10 @@ const IN_FLIGHT: usize = 4;
 /// How many bytes of records go into one append: enough that its fixed cost vanishes, and below
 /// what any engine takes at once.
 const GATHER_BYTES: usize = 1024 * 1024;
+
+/// Chunks that wait for their strand before the queue waits, too: some for each of a thousand busy
+/// connections.
+const MOST_ASIDE: usize = 4096;
 
 /// Chunks for one lane of which none is written once an earlier one was not, or perhaps not.
 #[derive(Clone, Debug, Default)]
@@ -112,15 +117,16 @@ pub(super) fn lane(
 }
 
 impl Lane {
-    /// Queues the batch at once, or not at all: then its claim is released.
-    pub(super) fn offer(&self, batch: Batch, claim: Option<Claim>) -> Result<Pending, Full> {
+    /// Queues the batch at once, as the next of its strand if it has one, or not at all: then its
+    /// claim is released.
+    pub(super) fn offer(&self, batch: Batch, claim: Option<Claim>, strand: Option<Strand>) -> Result<Pending, Full> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(size(&batch));
         let (Ok(room), Ok(place)) = (room, self.queue.try_reserve()) else {
             claim.into_iter().for_each(Claim::release);
             return Err(Full);
         };
         let (reply, pending) = oneshot::channel();
-        place.send(Chunk { batch, claim, strand: None, reply, room });
+        place.send(Chunk { batch, claim, strand, reply, room });
         Ok(Pending(pending))
     }
 
@@ -150,8 +156,10 @@ struct Appender {
     log: Arc<dyn Log>,
     to: TopicPartition,
     builder: BatchBuilder,
-    /// Next in order; its strand is in flight, and the queue waits behind it.
-    held: Option<Chunk>,
+    /// Chunks whose strand was in flight, in order, at most [`MOST_ASIDE`].
+    aside: VecDeque<Chunk>,
+    /// Whether the strand of one of them may be free.
+    due: bool,
     metrics: metrics::Ingress,
 }
 
@@ -159,7 +167,14 @@ type Placed = (Vec<Chunk>, Instant, Result<Appending, Error>);
 
 impl Appender {
     fn new(log: Arc<dyn Log>, to: TopicPartition) -> Self {
-        Self { log, to, builder: BatchBuilder::default(), held: None, metrics: metrics::ingress() }
+        Self {
+            log,
+            to,
+            builder: BatchBuilder::default(),
+            aside: VecDeque::new(),
+            due: false,
+            metrics: metrics::ingress(),
+        }
     }
 
     /// Ends when nothing more can come, because of `stop` or because every [`Lane`] of this queue
@@ -168,11 +183,10 @@ impl Appender {
         let mut acks = FuturesUnordered::new();
         let mut placing: Option<BoxFuture<'static, Placed>> = None;
         let (mut open, mut closing) = (true, false);
-        while open || self.held.is_some() || placing.is_some() || !acks.is_empty() {
+        while open || !self.aside.is_empty() || placing.is_some() || !acks.is_empty() {
             let free = placing.is_none() && acks.len() < IN_FLIGHT;
-            let ready = |held: &mut Chunk| free && !held.strand.as_ref().is_some_and(Strand::in_flight);
-            if let Some(first) = self.held.take_if(ready) {
-                placing = self.place(first, &mut queue);
+            if free && self.due {
+                placing = self.place(None, &mut queue);
                 continue;
             }
             tokio::select! {
@@ -189,16 +203,17 @@ impl Appender {
                     closing = true;
                     queue.close();
                 }
-                chunk = queue.recv(), if open && free && self.held.is_none() => match chunk {
-                    Some(first) => placing = self.place(first, &mut queue),
+                chunk = queue.recv(), if open && free && self.aside.len() < MOST_ASIDE => match chunk {
+                    Some(first) => placing = self.place(Some(first), &mut queue),
                     None => open = false,
                 },
             }
         }
     }
 
-    /// Begins the next append with `first` and what else waits, if the log is to have any of it.
-    fn place(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Option<BoxFuture<'static, Placed>> {
+    /// Begins the next append with what is due, `first` and what else waits, if the log is to have
+    /// any of it.
+    fn place(&mut self, first: Option<Chunk>, queue: &mut mpsc::Receiver<Chunk>) -> Option<BoxFuture<'static, Placed>> {
         let Gathered { batch, chunks } = self.gather(first, queue)?;
         for strand in chunks.iter().filter_map(|chunk| chunk.strand.as_ref()) {
             *strand.standing() = Standing::InFlight;
@@ -208,20 +223,18 @@ impl Appender {
         Some(async move { (chunks, since, log.append(&to, batch).await) }.boxed())
     }
 
-    fn gather(&mut self, first: Chunk, queue: &mut mpsc::Receiver<Chunk>) -> Option<Gathered> {
+    fn gather(&mut self, first: Option<Chunk>, queue: &mut mpsc::Receiver<Chunk>) -> Option<Gathered> {
         let (mut size, mut chunks) = (0, Vec::new());
-        let mut next = Some(first);
-        while let Some(chunk) = next {
-            if let Some(error) = chunk.strand.as_ref().and_then(Strand::end) {
-                refuse(vec![chunk], &error);
-            } else if chunk.strand.as_ref().is_some_and(Strand::in_flight) {
-                self.held = Some(chunk);
-                break;
-            } else {
-                size += chunk.batch.frame().len();
-                chunks.push(chunk);
+        if std::mem::take(&mut self.due) {
+            for chunk in std::mem::take(&mut self.aside) {
+                self.due |= size >= GATHER_BYTES;
+                self.sort(chunk, &mut size, &mut chunks);
             }
-            next = if size < GATHER_BYTES { queue.try_recv().ok() } else { None };
+        }
+        let mut next = first;
+        while size < GATHER_BYTES && self.aside.len() < MOST_ASIDE {
+            let Some(chunk) = next.take().or_else(|| queue.try_recv().ok()) else { break };
+            self.sort(chunk, &mut size, &mut chunks);
         }
         if let [only] = chunks.as_slice() {
             return Some(Gathered { batch: only.batch.clone(), chunks });
@@ -232,10 +245,25 @@ impl Appender {
         (!chunks.is_empty()).then(|| Gathered { batch: self.builder.finish(), chunks })
     }
 
-    fn answer(&self, chunks: Vec<Chunk>, since: Instant, answer: &Result<Offsets, Error>) {
+    /// Puts a chunk where it belongs: into the append while that is not full, aside, or back to
+    /// who waits for it.
+    fn sort(&mut self, chunk: Chunk, size: &mut usize, into: &mut Vec<Chunk>) {
+        let strand = chunk.strand.as_ref();
+        if let Some(error) = strand.and_then(Strand::end) {
+            refuse(vec![chunk], &error);
+        } else if *size >= GATHER_BYTES || strand.is_some_and(Strand::in_flight) {
+            self.aside.push_back(chunk);
+        } else {
+            *size += chunk.batch.frame().len();
+            into.push(chunk);
+        }
+    }
+
+    fn answer(&mut self, chunks: Vec<Chunk>, since: Instant, answer: &Result<Offsets, Error>) {
         self.metrics.in_flight.dec();
         self.metrics.append_seconds.observe(since.elapsed().as_secs_f64());
         let alone = chunks.len() == 1;
+        self.due |= !self.aside.is_empty();
         match answer {
             Ok(offsets) => self.acknowledge(chunks, offsets),
             // The log names no record, so one sender's fault must not become its neighbours'.

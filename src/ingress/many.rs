@@ -95,7 +95,7 @@ pub(super) async fn events(
     let answer = if builder.is_empty() {
         Ok(crate::log::Offsets::default())
     } else {
-        let mut pending = service.lane(lane).offer(builder.finish(), None).map_err(|_| single::overloaded())?;
+        let mut pending = service.lane(lane).offer(builder.finish(), None, None).map_err(|_| single::overloaded())?;
         let answer = timeout(service.options().append_timeout, pending.answer()).await;
         answer.map_err(|_| single::timed_out()).and_then(|answer| answer.map_err(Problem::from))
     };

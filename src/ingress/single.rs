@@ -39,7 +39,7 @@ pub(super) async fn write(
     };
     let mut builder = BatchBuilder::default();
     envelope.push(&mut builder, body, envelope.content_type.as_deref());
-    let mut pending = service.lane(lane).offer(builder.finish(), claim).map_err(|_| overloaded())?;
+    let mut pending = service.lane(lane).offer(builder.finish(), claim, None).map_err(|_| overloaded())?;
     let answer = timeout(service.options().append_timeout, pending.answer()).await;
     let offsets = answer.map_err(|_| timed_out())??;
     let offset = offsets.get(0).ok_or_else(placeless)?;

@@ -7,6 +7,7 @@ use seriatim::framing::Framing;
 use seriatim::ingress;
 use seriatim::ingress::tcp::{Ack, Options};
 use seriatim::log::memory::Faults;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::fixture::{always, line, lines, serve};
@@ -79,6 +80,46 @@ async fn what_cannot_be_written_is_told_and_ends_the_connection() {
     let problem: serde_json::Value = serde_json::from_str(&rest).unwrap_or_else(|e| panic!("{e}: {rest}"));
     assert_eq!((&problem["code"], &problem["retryable"]), (&"log-unavailable".into(), &true.into()));
     assert_eq!(server.values(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_log_that_refuses_now_and_then_leaves_no_gap_in_any_framing() {
+    for framing in [Framing::Newline, Framing::LengthPrefix, Framing::OctetCounting, Framing::Mllp] {
+        for ack in [Ack::None, if framing == Framing::Mllp { Ack::MllpCommit } else { Ack::Line }] {
+            // One message a batch, and several of them on their way at once.
+            let options = Options { ack, window: 5, ..Options::new(framing) };
+            let server = serve(options, ingress::Options::default(), 1).await;
+            server.log.set_faults(Faults {
+                acknowledge_delay: always(Duration::from_millis(4)),
+                append_unavailable: 0.2,
+                ..Faults::default()
+            });
+            let mut shares = Vec::new();
+            for _ in 0..20 {
+                let before = server.values().len();
+                let mut sender = server.connect().await;
+                for n in 0..20 {
+                    let mut frame = BytesMut::new();
+                    framing.put(n.to_string().as_bytes(), &mut frame).expect("it can be framed");
+                    if sender.0.write_all(&frame).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                // It may have been closed already.
+                let _ = sender.0.shutdown().await;
+                let answers = sender.rest().await;
+                let written = server.values().split_off(before);
+                assert_eq!(written, (0..written.len()).map(|n| n.to_string()).collect::<Vec<_>>(), "{framing:?}");
+                if ack == Ack::Line {
+                    let accepted: Vec<_> = answers.lines().filter(|answer| answer.contains("offset")).collect();
+                    assert_eq!(accepted, (before..before + written.len()).map(line).collect::<Vec<_>>());
+                }
+                shares.push(written.len());
+            }
+            assert!(shares.iter().any(|written| (1..20).contains(written)), "{framing:?}: {shares:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One connection: frames in, messages to the log, answers out, in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::intake::{Intake, Taken};
 use super::memory::Memory;
 use super::stream::{self, Outgoing};
 use crate::framing::Malformed;
-use crate::ingress::appender::{Full, Pending};
+use crate::ingress::appender::{Full, Pending, Strand};
 use crate::ingress::auth::Principal;
 use crate::ingress::problem::{Code, Problem};
 use crate::ingress::{Service, body, single};
@@ -62,6 +62,9 @@ pub(super) struct Connection<S> {
     outgoing: Outgoing,
     owed: VecDeque<Owed>,
     placing: Option<Placing>,
+    /// What goes to a lane stands there without a gap: behind a message that was not written none
+    /// is, so that a peer which sends again from there on keeps its order.
+    strands: BTreeMap<Partition, Strand>,
     /// Messages in `owed` and `placing`.
     in_flight: usize,
     /// Whether more is to be read and taken.
@@ -95,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outgoing: Outgoing::default(),
             owed: VecDeque::new(),
             placing: None,
+            strands: BTreeMap::new(),
             in_flight: 0,
             open: true,
             empty: true,
@@ -197,9 +201,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn send(&mut self, messages: Messages, to: Partition, batch: Batch) {
         let lane = self.service.lane(to).clone();
+        let strand = Some(self.strands.entry(to).or_default().clone());
         // Most of the time there is room at once.
         if self.service.quotas().is_none()
-            && let Ok(pending) = lane.offer(batch.clone(), None)
+            && let Ok(pending) = lane.offer(batch.clone(), None, strand.clone())
         {
             return self.sent(messages, pending);
         }
@@ -207,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let count = u32::try_from(messages.count).unwrap_or(u32::MAX);
         let room = async move {
             service.keep_to_quota(&principal, count).await;
-            lane.send(batch, None).await
+            lane.send(batch, strand).await
         };
         self.placing = Some(Placing { messages, room: room.boxed() });
     }
