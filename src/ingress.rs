@@ -18,6 +18,7 @@ mod body;
 mod decode;
 mod envelope;
 mod event;
+mod expand;
 mod gate;
 pub mod http;
 mod keys;
@@ -161,7 +162,7 @@ struct Inner {
     live: live::Lanes,
     keys: Keys,
     quotas: Option<Quotas>,
-    bodies: Arc<Semaphore>,
+    bodies: body::Room,
     next_lane: AtomicU32,
     drain: CancellationToken,
     /// Cancelled once the last request is answered.
@@ -199,7 +200,7 @@ impl Service {
     pub fn new(log: Arc<dyn Log>, topics: Arc<Topics>, options: Options, drain: CancellationToken) -> (Self, Driver) {
         let share = options.queue_memory / topics.lanes.max(1) as usize;
         let share = share.max(2 * options.max_body + upload::MAX_BATCH + LARGEST_HEAD);
-        let bodies = Arc::new(Semaphore::new(options.body_memory.max(options.max_body)));
+        let bodies = body::Room::new(&options);
         let (mut lanes, mut waiters, mut drivers) = (Vec::new(), Vec::new(), Vec::new());
         let mut boards = Vec::new();
         let stop = CancellationToken::new();
@@ -274,7 +275,7 @@ impl Service {
         }
     }
 
-    fn bodies(&self) -> &Arc<Semaphore> {
+    fn bodies(&self) -> &body::Room {
         &self.0.bodies
     }
 

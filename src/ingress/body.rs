@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::Options;
 use super::decode;
+use super::expand::Expanders;
 use super::problem::{Code, Problem};
 
 /// What a body may take beyond its fixed time: bytes a second, a slow mobile link.
@@ -22,6 +23,22 @@ const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 /// For how long.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// What bodies share, over all connections.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Bytes of bodies that are held.
+    pub(super) memory: Arc<Semaphore>,
+    pub(super) expanders: Expanders,
+}
+
+impl Room {
+    /// Room for so many bytes, and for one of the longest bodies at least.
+    pub(super) fn new(options: &Options) -> Self {
+        let memory = Arc::new(Semaphore::new(options.body_memory.max(options.max_body)));
+        Self { memory, expanders: Expanders::new() }
+    }
+}
 
 /// A body held in memory, with the memory it takes.
 #[derive(Debug)]
@@ -35,20 +52,15 @@ pub(super) struct Held {
 /// # Errors
 ///
 /// [`Code::BodyTooLarge`], [`Code::RequestTimeout`], [`Code::Overloaded`] where the memory for
-/// bodies is used up, [`Code::InvalidBody`] where it breaks off or cannot be expanded,
+/// bodies is used up or too many are to be expanded, [`Code::InvalidBody`] where it breaks off or cannot be expanded,
 /// [`Code::UnsupportedMedia`] for an encoding that is not known.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    options: &Options,
-    memory: &Arc<Semaphore>,
-) -> Result<Held, Problem> {
+pub(super) async fn read(headers: &HeaderMap, body: Body, options: &Options, room: &Room) -> Result<Held, Problem> {
     let encoding = decode::encoding(headers)?;
-    let held = receive(headers, body, options, memory).await?;
+    let held = receive(headers, body, options, &room.memory).await?;
     let Some(encoding) = encoding else { return Ok(held) };
-    let bytes = decode::whole(encoding, &held.bytes, options)?;
+    let bytes = room.expanders.expand(encoding, &held.bytes, options).await?;
     drop(held);
-    let share = share(memory, bytes.len())?;
+    let share = share(&room.memory, bytes.len())?;
     Ok(Held { bytes, _memory: Some(share) })
 }
 

@@ -1,8 +1,9 @@
 //! Bodies that come compressed, and what they may expand to.
 //!
 //! A single message is received compressed, within the bounds of any body, and expanded in one go,
-//! never beyond `max_body`. An upload is expanded as it comes; no line of it can be too long, but
-//! all of it may be [`MAX_RATIO`] times what was sent, and no more: beyond that it is a bomb.
+//! never beyond `max_body` (see [`super::expand`]). An upload is expanded as it comes; no line of it
+//! can be too long, but all of it may be [`MAX_RATIO`] times what was sent, and no more: beyond that
+//! it is a bomb.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncRead;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::Options;
-use super::body;
+use super::body::{self, Room};
 use super::problem::{Code, Problem};
 
 /// What an upload may expand to, beside one longest message. Lines of JSON shrink to a tenth, the
@@ -68,21 +69,20 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Problem>
     }
 }
 
-/// Expands a whole body. Does not wait; a MiB takes some milliseconds.
+/// Expands a whole body; `None` where that is more than `most` bytes. Does not wait; a MiB takes some
+/// milliseconds.
 ///
 /// # Errors
 ///
-/// [`Code::BodyTooLarge`] where it expands to more than a message may have, [`Code::InvalidBody`]
-/// where it is not what the encoding says.
-pub(super) fn whole(encoding: Encoding, compressed: &[u8], options: &Options) -> Result<Bytes, Problem> {
+/// [`Code::InvalidBody`] where it is not what the encoding says.
+pub(super) fn whole(encoding: Encoding, compressed: &[u8], most: usize) -> Result<Option<Bytes>, Problem> {
     let reader: Box<dyn Read + '_> = match encoding {
         Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(compressed)),
         Encoding::Zstd => Box::new(zstd_reader(compressed).map_err(|error| broken(&error))?),
     };
     let mut expanded = Vec::new();
-    let most = options.max_body as u64;
-    reader.take(most + 1).read_to_end(&mut expanded).map_err(|error| broken(&error))?;
-    if expanded.len() as u64 > most { Err(body::too_large(options)) } else { Ok(expanded.into()) }
+    reader.take(most as u64 + 1).read_to_end(&mut expanded).map_err(|error| broken(&error))?;
+    Ok((expanded.len() <= most).then(|| expanded.into()))
 }
 
 fn zstd_reader(compressed: &[u8]) -> io::Result<impl Read + '_> {
@@ -96,17 +96,12 @@ fn zstd_reader(compressed: &[u8]) -> io::Result<impl Read + '_> {
 /// # Errors
 ///
 /// [`Code::UnsupportedMedia`], and [`Code::Overloaded`] where there is no memory to expand it with.
-pub(super) fn pieces(
-    headers: &HeaderMap,
-    body: Body,
-    options: &Options,
-    memory: &Arc<Semaphore>,
-) -> Result<Pieces, Problem> {
+pub(super) fn pieces(headers: &HeaderMap, body: Body, options: &Options, room: &Room) -> Result<Pieces, Problem> {
     let Some(encoding) = encoding(headers)? else {
         return Ok(body.into_data_stream().map_err(|error| body::broke_off(&error)).boxed());
     };
     let takes = if encoding == Encoding::Zstd { ZSTD_MEMORY } else { GZIP_MEMORY };
-    let share = Arc::clone(memory).try_acquire_many_owned(takes).map_err(|_| body::no_memory())?;
+    let share = Arc::clone(&room.memory).try_acquire_many_owned(takes).map_err(|_| body::no_memory())?;
     let received = Arc::new(AtomicU64::new(0));
     let compressed = StreamReader::new(counted(body.into_data_stream(), Arc::clone(&received)).boxed());
     let reader: Box<dyn AsyncRead + Send + Unpin> = match encoding {
@@ -180,16 +175,16 @@ mod tests {
 
     #[test]
     fn a_body_expands_to_what_it_was_and_never_beyond_its_bound() {
-        let options = Options { max_body: 1000, ..Options::default() };
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
-            let code = |bytes: &[u8]| whole(encoding, bytes, &options).map_err(|problem| problem.code());
-            assert_eq!(code(&compressed(encoding, &[7; 1000])), Ok(Bytes::from(vec![7; 1000])));
-            assert_eq!(code(&compressed(encoding, &[7; 1001])), Err(Code::BodyTooLarge));
-            assert_eq!(code(&compressed(encoding, &vec![0; 100_000_000])), Err(Code::BodyTooLarge));
+            let code = |bytes: &[u8]| whole(encoding, bytes, 1000).map_err(|problem| problem.code());
+            assert_eq!(code(&compressed(encoding, &[7; 1000])), Ok(Some(Bytes::from(vec![7; 1000]))));
+            assert_eq!(code(&compressed(encoding, &[7; 1001])), Ok(None));
+            assert_eq!(code(&compressed(encoding, &vec![0; 100_000_000])), Ok(None));
             assert_eq!(code(b"plain text"), Err(Code::InvalidBody));
             let whole = compressed(encoding, &[7; 500]);
             assert_eq!(code(&whole[..whole.len() / 2]), Err(Code::InvalidBody), "{encoding:?}");
-            assert_eq!(code(&[whole.clone(), whole].concat()), Ok(Bytes::from(vec![7; 1000])), "of several members");
+            let twice = code(&[whole.clone(), whole].concat());
+            assert_eq!(twice, Ok(Some(Bytes::from(vec![7; 1000]))), "of several members");
         }
     }
 }
