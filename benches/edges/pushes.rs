@@ -20,7 +20,8 @@ pub(crate) async fn measure() {
 
 async fn run(what: &str, progress: &str, by: &str, more: &str, messages: usize) {
     let receivers = Receivers::default();
-    let at = receivers.listen(([127, 0, 0, 1], 0).into()).await;
+    let listening = receivers.listen(([127, 0, 0, 1], 0).into()).await;
+    let at = listening.at;
     let program = Program::start(&format!(
         "order.by = \"{by}\"\nwork.builtin = \"echo\"\n[destinations.default.push]\nprogress = \"{progress}\"\n\
          http = {{ url = \"http://{at}/\", {more}allow_private = true }}\n"

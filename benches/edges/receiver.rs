@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 /// What one destination got: when, and which sequence number.
@@ -22,6 +23,18 @@ pub(crate) struct Receivers {
     slow: Arc<Mutex<BTreeMap<String, Duration>>>,
 }
 
+/// A port on which somebody listens.
+pub(crate) struct Listening {
+    pub(crate) at: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Receivers {
     pub(crate) fn got(&self) -> MutexGuard<'_, BTreeMap<String, Got>> {
         self.got.lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,17 +48,19 @@ impl Receivers {
         self.got().values().map(|got| got.arrivals.len()).sum()
     }
 
-    /// Listens at this address from now on.
-    pub(crate) async fn listen(&self, at: SocketAddr) -> SocketAddr {
+    /// Listens at this address until that is dropped, and with it every connection.
+    pub(crate) async fn listen(&self, at: SocketAddr) -> Listening {
         let listener = TcpListener::bind(at).await.expect("the port is free");
         let at = listener.local_addr().expect("it is bound");
         let receivers = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(receivers.clone().serve(stream));
+                connections.spawn(receivers.clone().serve(stream));
+                while connections.try_join_next().is_some() {}
             }
         });
-        at
+        Listening { at, task }
     }
 
     async fn serve(self, mut stream: TcpStream) -> Option<()> {

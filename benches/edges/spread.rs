@@ -13,6 +13,11 @@ impl Spread {
         Self(delays)
     }
 
+    /// All of several measurements together.
+    pub(crate) fn all(several: Vec<Self>) -> Self {
+        Self::of(several.into_iter().flat_map(|spread| spread.0).collect())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
