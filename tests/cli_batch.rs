@@ -92,13 +92,22 @@ fn held_items_wait_for_an_operator_and_stop_nobody_else() {
     let beside = pipeline.run(&["batch", "submit", "--count", "3", "--template", "{\"fail\":0}", "--watch"]);
     assert_eq!(beside.code, 0, "{}{}", beside.out, beside.err);
 
-    assert_eq!(pipeline.run(&["batch", "retry", "held"]).code, 0);
+    let retried = pipeline.run(&["batch", "retry", "held", "--json"]);
+    assert_eq!((retried.code, &json(&retried)["applied"]), (0, &json!(2)), "{}", retried.err);
     until(&pipeline, "held", |batch| batch["blockedBy"] == json!([1]) && batch["counts"]["succeeded"] == 1);
+    let none = pipeline.run(&["batch", "retry", "held", "0", "2"]);
+    assert_eq!(none.code, 4, "{}", none.err);
+    assert!(none.err.contains("none of these items of held is held"), "{}", none.err);
     let paused = pipeline.run(&["batch", "pause", "held", "--json"]);
     assert_eq!(json(&paused)["status"], "paused");
     let set = pipeline.run(&["batch", "set", "held", "--window", "7", "--json"]);
     assert_eq!(json(&set)["window"], 7);
-    assert_eq!(pipeline.run(&["batch", "discard", "held", "1"]).code, 0);
+    let some = pipeline.run(&["batch", "discard", "held", "1", "3", "--json"]);
+    assert_eq!((some.code, &json(&some)["applied"]), (6, &json!(1)), "{}", some.err);
+    assert!(some.err.contains("1 of those named are not held"), "{}", some.err);
+    let nothing = pipeline.run(&["batch", "discard", "held"]);
+    assert_eq!(nothing.code, 0, "{}", nothing.err);
+    assert!(nothing.err.contains("no item of held is held"), "{}", nothing.err);
     assert_eq!(json(&pipeline.run(&["batch", "resume", "held", "--json"]))["id"], "held");
     let watched = pipeline.run(&["batch", "watch", "held", "--json"]);
     let counts = &json(&watched)["counts"];
@@ -132,12 +141,21 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let pipeline = start(&folder);
     let refused = |arguments: &[&str], expected: &str| {
         let ended = pipeline.run(&[&["batch", "submit"][..], arguments].concat());
-        assert_eq!(ended.code, if expected.contains("already") { 4 } else { 1 }, "{ended:?}");
+        let code = match expected {
+            _ if expected.contains("already") => 4,
+            _ if expected.contains("line 70000") || expected.contains("expected;") => 1,
+            _ => 2,
+        };
+        assert_eq!(ended.code, code, "{ended:?}");
         assert!(ended.err.contains(expected), "{arguments:?}: {}", ended.err);
     };
-    refused(&["--count", "0"], "a batch needs at least one item");
-    refused(&["--count", "1", "--window", "0"], "`window` is 0; it has to be 1 to 10000");
-    refused(&["--count", "1", "--mode", "fast"], "unknown variant `fast`, expected one of `window`");
+    refused(&["--count", "0"], "0 is not in 1..");
+    refused(&["--count", "1", "--window", "0"], "0 is not in 1..=10000");
+    refused(&["--count", "1", "--mode", "fast"], "possible values: window, barrier, paced");
+    refused(&["--count", "1", "--on-item-failure", "ignore"], "possible values: continue, stop, hold");
+    refused(&["--count", "1", "--mode", "paced"], "`interval`");
+    refused(&["--count", "1", "--item-timeout", "soon"], "expected number at 0");
+    refused(&["--count", "1", "--tolerated-failure-percentage", "101"], "it has to be 0 to 100");
     refused(&["--count", "1", "--id", "a b"], "`id` has to be 1 to 128 letters");
     folder.write("empty.ndjson", "\n\n");
     refused(&["empty.ndjson"], "a batch needs at least one item");
@@ -149,6 +167,18 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let skipped = pipeline.run(&["batch", "submit", "broken.ndjson", "--id", "x", "--on-bad-line", "skip", "--json"]);
     assert_eq!(json(&skipped)["counts"]["total"], 69_999, "{}", skipped.err);
     assert!(skipped.err.contains("1 lines left out; the first: line 70000"), "{}", skipped.err);
+    folder.write("five.ndjson", &items(&[], 5));
+    refused(
+        &["five.ndjson", "--id", "y", "--expect", "6"],
+        "5 items came, and not the 6 expected; nothing was started",
+    );
+    assert_eq!(pipeline.run(&["batch", "submit", "five.ndjson", "--id", "y", "--expect", "5"]).code, 0);
+    for (verb, status) in [("list", "accepted"), ("items", "running")] {
+        let asked = [&["batch", verb][..], if verb == "items" { &["y"] } else { &[] }, &["--status", status]].concat();
+        let ended = pipeline.run(&asked);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(ended.err.contains("possible values:") && ended.err.contains("cancelled"), "{}", ended.err);
+    }
     refused(&["--count", "1", "--id", "x"], "there is a batch \"x\" already");
     assert_eq!(pipeline.run(&["batch", "cancel", "x"]).code, 0);
 }

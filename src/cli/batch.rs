@@ -4,6 +4,9 @@ mod show;
 mod submit;
 mod watch;
 
+use std::collections::BTreeSet;
+
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -13,6 +16,7 @@ use super::client::Client;
 use super::shared::{path, runtime, unless_closed};
 use super::{Exit, Failure};
 use crate::process::config::Config;
+use crate::record::batches::{ItemStatus, STATUSES};
 use submit::Submit;
 use watch::Watch;
 
@@ -29,7 +33,8 @@ Examples:
   seriatim batch cancel invoices --reason 'wrong month'
 
 Exit codes of watch, and of submit --watch: 0 every item succeeded, 6 completed and some did not, 1 failed
-or cancelled, 3 no such batch, 5 --timeout has passed.")]
+or cancelled, 3 no such batch, 5 --timeout has passed. Of retry and discard: 4 none of the items named is
+held, 6 some of them are not.")]
 pub(super) struct Batch {
     #[command(subcommand)]
     verb: Verb,
@@ -72,7 +77,7 @@ enum Verb {
     /// The batches there are
     List {
         /// Only those that are so
-        #[arg(long)]
+        #[arg(long, value_parser = PossibleValuesParser::new(STATUSES))]
         status: Option<String>,
     },
     /// How items ended, in index order, a JSON object a line
@@ -84,8 +89,8 @@ enum Verb {
         /// How many indices
         #[arg(long)]
         limit: Option<u64>,
-        /// Only those that ended so: succeeded, failed, timedOut, discarded, cancelled
-        #[arg(long)]
+        /// Only those that ended so
+        #[arg(long, value_parser = PossibleValuesParser::new(ItemStatus::ALL.map(ItemStatus::as_str)))]
         status: Option<String>,
         /// With what came of them
         #[arg(long)]
@@ -104,16 +109,16 @@ struct Which {
 struct Set {
     id: String,
     /// Items that are out at once; in mode paced, items an interval
-    #[arg(long)]
+    #[arg(long, value_parser = submit::window())]
     window: Option<u64>,
     /// The interval of mode paced
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = submit::time)]
     interval: Option<String>,
     /// How many items may fail
     #[arg(long, value_name = "COUNT")]
     tolerated_failure_count: Option<u64>,
     /// The same as a share of all
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = submit::percent)]
     tolerated_failure_percentage: Option<f64>,
 }
 
@@ -136,8 +141,8 @@ impl Batch {
             Verb::Cancel { id, reason } => {
                 self.post(client, id, "cancel", reason.as_ref().map(|reason| json!({ "reason": reason }))).await
             }
-            Verb::Retry(which) => self.post(client, &which.id, "retry", which.body()).await,
-            Verb::Discard(which) => self.post(client, &which.id, "discard", which.body()).await,
+            Verb::Retry(which) => self.act(client, which, "retry").await,
+            Verb::Discard(which) => self.act(client, which, "discard").await,
             Verb::Set(set) => self.set(client, set).await,
             Verb::List { status } => {
                 let query: Vec<_> = status.as_deref().map(|status| ("status", status)).into_iter().collect();
@@ -151,12 +156,40 @@ impl Batch {
     }
 
     async fn post(&self, client: &Client, id: &str, verb: &str, body: Option<Value>) -> anyhow::Result<Exit> {
+        show::print(&self.ask(client, id, verb, body).await?, self.json)
+    }
+
+    async fn ask(&self, client: &Client, id: &str, verb: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let mut request = client.request(Method::POST, &path(&["v1", "batches", id, verb], &[]));
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let batch: Value = client.send(request).await?.json().await?;
-        show::print(&batch, self.json)
+        Ok(client.send(request).await?.json().await?)
+    }
+
+    /// Retries or discards, and says where that met other than what was named.
+    async fn act(&self, client: &Client, which: &Which, verb: &str) -> anyhow::Result<Exit> {
+        let batch = self.ask(client, &which.id, verb, which.body()).await?;
+        show::print(&batch, self.json)?;
+        let Some(applied) = batch["applied"].as_u64() else {
+            eprintln!("seriatim: no owner has done it yet; it is on the log, and will be done");
+            return Ok(Exit::Ok);
+        };
+        let named: BTreeSet<u64> = which.items.iter().copied().collect();
+        let missed = (named.len() as u64).saturating_sub(applied);
+        match (applied, missed) {
+            (0, 0) => eprintln!("seriatim: no item of {} is held: nothing to {verb}", which.id),
+            (_, 0) => eprintln!("seriatim: {verb}: {applied} items"),
+            (0, _) => {
+                let message = format!("none of these items of {} is held: nothing to {verb}", which.id);
+                return Err(Failure::new(Exit::Conflict, message).into());
+            }
+            (_, _) => {
+                let message = format!("{verb}: {applied} items; {missed} of those named are not held");
+                return Err(Failure::new(Exit::PartlyFailed, message).into());
+            }
+        }
+        Ok(Exit::Ok)
     }
 
     async fn set(&self, client: &Client, set: &Set) -> anyhow::Result<Exit> {

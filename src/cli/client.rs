@@ -130,11 +130,13 @@ async fn refusal(response: Response) -> Failure {
         (Some(title), None) => title.to_owned(),
         (None, None) => format!("the answer was {status}"),
     };
-    Failure::new(exit_of(status), message)
+    Failure::new(exit_of(status, part("code")), message)
 }
 
-const fn exit_of(status: StatusCode) -> Exit {
+fn exit_of(status: StatusCode, code: Option<&str>) -> Exit {
     match status {
+        // What was asked for is what the command line said.
+        _ if matches!(code, Some("invalid-batch" | "invalid-query" | "invalid-header")) => Exit::Usage,
         StatusCode::NOT_FOUND | StatusCode::GONE => Exit::NotFound,
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Exit::Conflict,
         StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Exit::TimedOut,
@@ -169,12 +171,15 @@ mod tests {
             Router::new()
                 .route("/good", get(async || json!({ "a": 1 }).to_string()))
                 .route("/lane", get(async || (StatusCode::NOT_FOUND, problem)))
+                .route("/batch", get(async || (StatusCode::UNPROCESSABLE_ENTITY, r#"{"code":"invalid-batch"}"#)))
                 .route("/bare", get(async || StatusCode::CONFLICT)),
         )
         .await;
         assert_eq!(client.get::<Value>("/good").await.expect("it is JSON"), json!({ "a": 1 }));
         let failure = client.get::<Value>("/lane").await.expect_err("it is a problem");
         assert_eq!((failure.exit, failure.message.as_str()), (Exit::NotFound, "there is no lane 9"));
+        let failure = client.get::<Value>("/batch").await.expect_err("it is a problem");
+        assert_eq!(failure.exit, Exit::Usage);
         let failure = client.get::<Value>("/bare").await.expect_err("it is an error");
         assert_eq!((failure.exit, failure.message.as_str()), (Exit::Conflict, "the answer was 409 Conflict"));
     }

@@ -48,6 +48,8 @@ pub enum Code {
     InvalidBatch,
     /// The id of a batch is taken.
     BatchExists,
+    /// As many batches run in its lane as may.
+    TooManyBatches,
     /// The batch has ended, and nothing can be asked of it.
     BatchEnded,
     /// Too much is being received or written already.
@@ -71,7 +73,7 @@ type Row = (&'static str, StatusCode, &'static str, bool);
 
 impl Code {
     /// All of them, by status.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidQuery,
         Self::InvalidHeader,
         Self::InvalidBody,
@@ -93,6 +95,7 @@ impl Code {
         Self::QuotaExceeded,
         Self::LogDamaged,
         Self::Overloaded,
+        Self::TooManyBatches,
         Self::LogUnavailable,
         Self::Draining,
         Self::OutcomeUnknown,
@@ -137,6 +140,9 @@ impl Code {
             Self::BatchEnded => ("batch-ended", StatusCode::CONFLICT, "The batch has ended", false),
             Self::QuotaExceeded => ("quota-exceeded", StatusCode::TOO_MANY_REQUESTS, "The quota is used up", true),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much is under way", true),
+            Self::TooManyBatches => {
+                ("too-many-batches", StatusCode::SERVICE_UNAVAILABLE, "Too many batches run in its lane", true)
+            }
             Self::LogUnavailable => {
                 ("log-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The log takes nothing now", true)
             }
@@ -168,6 +174,8 @@ impl Code {
         match self {
             // One second: queues turn over many times in it, and an append under way has its answer.
             Self::KeyInFlight | Self::Overloaded | Self::LogUnavailable | Self::Draining => Some("1"),
+            // A batch takes its time, so that places come free by and by.
+            Self::TooManyBatches => Some("10"),
             _ => None,
         }
     }
@@ -175,7 +183,7 @@ impl Code {
     const fn type_uri(self) -> Option<&'static str> {
         match self {
             Self::QuotaExceeded => Some("https://iana.org/assignments/http-problem-types#quota-exceeded"),
-            Self::Overloaded | Self::LogUnavailable | Self::Draining => {
+            Self::Overloaded | Self::TooManyBatches | Self::LogUnavailable | Self::Draining => {
                 Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
             }
             _ => None,

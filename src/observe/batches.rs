@@ -170,6 +170,12 @@ impl Board {
         self.lock().get(id).cloned()
     }
 
+    /// How many have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.lock().values().filter(|record| !record.state.has_ended()).count()
+    }
+
     /// All of them, by id.
     #[must_use]
     pub fn all(&self) -> Vec<(String, Arc<BatchRecord>)> {

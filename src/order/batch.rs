@@ -134,6 +134,13 @@ pub fn expects(state: &BatchState, index: u64, round: Round) -> bool {
     }
 }
 
+/// To how many items a retry or a discard of these would apply now: to those that are held.
+#[must_use]
+pub fn applies_to(state: &BatchState, which: &Selection) -> u64 {
+    let takes = state.phase == Phase::Running;
+    state.held().filter(|index| takes && which.contains(*index)).count() as u64
+}
+
 /// How many new items a refill would send out now, and which of those that wait for another round.
 #[must_use]
 pub fn wanted(state: &BatchState, now: Timestamp) -> (u64, Vec<u64>) {

@@ -13,7 +13,10 @@ mod state;
 pub use command::{Change, Command, Selection};
 pub use event::{EventType, all_done, refused, stalled, time, work_order, work_order_completed};
 pub use start::{Defaults, Items, Mode, OnItemFailure, Refused, Request, StartProcessing, Upload, is_id};
-pub use state::{BatchRecord, BatchState, Completion, Counts, ItemState, ItemStatus, Open, Outcome, Phase, Rules};
+pub use state::{
+    APPLIED_KEPT, BatchRecord, BatchState, Completion, Counts, ItemState, ItemStatus, MOST_RUNNING, Open, Outcome,
+    Phase, Rules, STATUSES,
+};
 
 /// The key on `batch-state` under which the [`StartProcessing`] of a batch is kept.
 #[must_use]

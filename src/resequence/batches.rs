@@ -41,7 +41,7 @@ use crate::log::{Fetched, Topic};
 use crate::metrics;
 use crate::order::Standing;
 use crate::order::batch::{self, Event};
-use crate::record::batches::{Command, Defaults, StartProcessing};
+use crate::record::batches::{Command, Defaults, MOST_RUNNING, StartProcessing};
 use crate::record::ledger::Outcome as Left;
 use crate::record::{Batch, BatchBuilder, Offset, Partition, RecordRef, Timestamp, error_json, partition_of_key};
 use crate::topics::Topics;
@@ -54,11 +54,8 @@ use events::Events;
 use out::Out;
 pub(super) use upload::ItemsWanted;
 
-/// The most batches of a lane that run at once. Each holds its start in memory, and an upload some
-/// of its items; with the bytes below that bounds what they take together.
-const MOST_ACTIVE: usize = 256;
-
-/// The most bytes of starts of running batches that a lane holds.
+/// The most bytes of starts of running batches that a lane holds; with [`MOST_RUNNING`] that bounds
+/// what they take together.
 const MOST_START_BYTES: usize = 64 << 20;
 
 /// How many batches that ended are remembered: for their status, and so that their ids stay taken.
@@ -194,7 +191,7 @@ impl Batches {
     }
 
     fn start(&mut self, offset: Offset, start: &StartProcessing, value: &[u8]) -> Result<(), String> {
-        let rules = start.rules(self.defaults).map_err(|refused| refused.to_string())?;
+        let mut rules = start.rules(self.defaults).map_err(|refused| refused.to_string())?;
         let total = start.total().map_err(|refused| refused.to_string())?;
         if partition_of_key(start.id.as_bytes(), self.lanes) != self.lane {
             return Err("it is in the wrong partition: the batch's id, as the key, picks it".to_owned());
@@ -204,7 +201,9 @@ impl Batches {
             return Err("a batch of this id exists".to_owned());
         }
         let held: usize = self.active.values().map(|active| active.size).sum();
-        let full = self.active.len() >= MOST_ACTIVE || held + value.len() > MOST_START_BYTES;
+        let full = self.active.len() >= MOST_RUNNING || held + value.len() > MOST_START_BYTES;
+        // What is not begun has no final item either, which would have it stay.
+        rules.completion &= !full;
         let state = batch::begin(rules, total, self.now);
         self.active.insert(id.clone(), Active::new(offset, state, start, value.len()));
         self.out.started(&id, value);
@@ -222,6 +221,9 @@ impl Batches {
         };
         active.commanded = offset;
         self.out.changed(&id);
+        if let Command::Retry { which, .. } | Command::Discard { which, .. } = command {
+            active.note_applied(offset, batch::applies_to(&active.state, which));
+        }
         let event = match command.clone() {
             Command::Start(_) => return Ok(()),
             Command::Cancel { reason, .. } => Event::Cancel { reason: reason.map(|reason| shortened(&reason)) },

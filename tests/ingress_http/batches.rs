@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use seriatim::ingress::{Options, Quota, Tokens};
 use seriatim::log::Topic;
-use seriatim::record::batches::{BatchRecord, BatchState, ItemStatus, work_order_completed};
+use seriatim::record::batches::{BatchRecord, BatchState, ItemStatus, MOST_RUNNING, STATUSES, work_order_completed};
 use seriatim::record::cursor::encode;
 use seriatim::record::{BatchBuilder, Name, Partition};
 use seriatim::resequence;
@@ -166,4 +166,52 @@ async fn what_came_of_items_is_shown_as_it_was_written() {
     }
     let shown = fixture.call(get("/v1/batches/b/items?bodies=true")).await;
     assert_eq!(shown.text(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_batch_too_many_is_refused_before_it_is_accepted() {
+    let fixture = Fixture::new(1, Options::default()).await;
+    own(&fixture);
+    for number in 0..MOST_RUNNING {
+        id(&fixture.call(start(&format!(r#"{{"id":"b{number}","count":1}}"#))).await);
+    }
+    let refused = fixture.call(start(r#"{"id":"more","count":1}"#)).await;
+    assert_eq!((refused.status, refused.code()), (StatusCode::SERVICE_UNAVAILABLE, "too-many-batches".to_owned()));
+    assert_eq!(refused.header("retry-after"), "10");
+    assert_eq!(fixture.call(upload("id=more", "1\n")).await.code(), "too-many-batches");
+    assert_eq!(count(&fixture, &fixture.topics.batch_items), 0, "nothing of it was written");
+    assert_eq!(fixture.call(get("/v1/batches/more")).await.status, StatusCode::NOT_FOUND, "the id is free");
+    let there = fixture.call(start(r#"{"id":"b7","count":1}"#)).await;
+    assert_eq!(there.code(), "batch-exists", "which is the more useful answer");
+
+    // Over the topic nobody refuses it: it ends at once, also where a final item is asked for.
+    let command = br#"{"type":"StartProcessing","id":"topic","count":1,"completion":{}}"#;
+    let to = fixture.topics.batches.partition(Partition(0));
+    fixture.append(&to, |to| to.push(Some(b"topic"), Some(command), |_| {})).await;
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut failed = fixture.call(get("/v1/batches/topic")).await;
+    while failed.status == StatusCode::NOT_FOUND && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        failed = fixture.call(get("/v1/batches/topic")).await;
+    }
+    assert_eq!(failed.json()["status"], "failed", "{}", failed.text());
+    assert!(failed.json()["endedAt"].is_string() && failed.json()["reason"].is_string(), "{}", failed.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn words_that_no_status_has_are_refused_with_those_there_are() {
+    let fixture = fixture(Options::default()).await;
+    id(&fixture.call(start(r#"{"id":"b","count":1}"#)).await);
+    for (uri, known) in
+        [("/v1/batches?status=done", "completing, completed"), ("/v1/batches/b/items?status=running", "`timedOut`")]
+    {
+        let answer = fixture.call(get(uri)).await;
+        assert_eq!(answer.code(), "invalid-query", "{uri}");
+        assert!(answer.text().contains(known), "{}", answer.text());
+    }
+    for status in STATUSES {
+        let answer = fixture.call(get(&format!("/v1/batches?status={status}"))).await;
+        let expected = usize::from(status == "running");
+        assert_eq!(answer.json()["batches"].as_array().map(Vec::len), Some(expected), "{status}");
+    }
 }

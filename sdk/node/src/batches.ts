@@ -41,6 +41,8 @@ export interface Batch {
   eta?: string | null;
   /** Items that wait for an operator. */
   blockedBy?: number[];
+  /** In the answer to a retry or discard that the owner has executed: to how many items it applied. */
+  applied?: number;
   [member: string]: unknown;
 }
 
@@ -63,7 +65,7 @@ export interface Batches {
   upload(items: Iterable<unknown> | AsyncIterable<unknown>, rules?: BatchRules): Promise<Batch>;
   status(id: string): Promise<Batch>;
   /** The latest first; 100 unless `limit` says more. */
-  list(options?: { status?: Batch['status']; limit?: number }): Promise<Batch[]>;
+  list(options?: { status?: Exclude<Batch['status'], 'accepted'>; limit?: number }): Promise<Batch[]>;
   /** The batch now and after each change, until it has ended. Asks every `interval` milliseconds (1,000). */
   watch(id: string, options?: { interval?: number; signal?: AbortSignal }): AsyncGenerator<Batch>;
   /** How its items ended, in their order; with what came of them where `bodies` is set. */

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, value_parser};
 use indicatif::ProgressBar;
 use reqwest::{Body, Method, header};
 use serde_json::value::RawValue;
@@ -17,6 +18,7 @@ use super::super::shared::{bar, path};
 use super::super::{Exit, Failure};
 use super::show;
 use super::watch::Watch;
+use crate::record::batches::StartProcessing;
 
 #[derive(Debug, Args)]
 pub(super) struct Submit {
@@ -24,7 +26,7 @@ pub(super) struct Submit {
     #[arg(required_unless_present = "count", conflicts_with_all = ["count", "template"])]
     file: Option<PathBuf>,
     /// How many items to make from the template
-    #[arg(long)]
+    #[arg(long, value_parser = value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// What each of them is, JSON
     #[arg(long, value_name = "JSON", requires = "count")]
@@ -32,45 +34,64 @@ pub(super) struct Submit {
     /// The batch's id; one is made up without it
     #[arg(long)]
     id: Option<String>,
-    /// When items go out: window, barrier or paced
-    #[arg(long)]
+    /// When items go out
+    #[arg(long, value_parser = ["window", "barrier", "paced"])]
     mode: Option<String>,
     /// Items that are out at once; in mode paced, items an interval
-    #[arg(long)]
+    #[arg(long, value_parser = window())]
     window: Option<u64>,
     /// The interval of mode paced, such as 1s
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     interval: Option<String>,
     /// Items leave in index order among themselves
     #[arg(long)]
     ordered: bool,
-    /// What becomes of the batch when more items fail than are tolerated: continue, stop or hold
-    #[arg(long, value_name = "POLICY")]
+    /// What becomes of the batch when more items fail than are tolerated
+    #[arg(long, value_name = "POLICY", value_parser = ["continue", "stop", "hold"])]
     on_item_failure: Option<String>,
     /// How many items may fail
     #[arg(long, value_name = "COUNT")]
     tolerated_failure_count: Option<u64>,
     /// The same as a share of all
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     tolerated_failure_percentage: Option<f64>,
     /// How long an item may take
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     item_timeout: Option<String>,
     /// How long the batch may take
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     deadline: Option<String>,
     /// Ask for a final work item with this, JSON
     #[arg(long, value_name = "JSON")]
     completion: Option<String>,
     /// What becomes of a line that is no JSON: refuse the upload, or skip the line
-    #[arg(long, value_name = "POLICY", requires = "file")]
+    #[arg(long, value_name = "POLICY", requires = "file", value_parser = ["refuse", "skip"])]
     on_bad_line: Option<String>,
+    /// How many items there have to be: with another number nothing is started
+    #[arg(long, value_name = "COUNT", requires = "file", value_parser = value_parser!(u64).range(1..))]
+    expect: Option<u64>,
     /// Follow it to its end
     #[arg(long)]
     watch: bool,
     /// Follow it no longer than this; the batch goes on
     #[arg(long, value_name = "TIME", requires = "watch", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
+}
+
+/// What a window may be.
+pub(super) fn window() -> RangedU64ValueParser {
+    value_parser!(u64).range(1..=u64::from(StartProcessing::LARGEST_WINDOW))
+}
+
+/// A time as the contract writes it, which is sent as it is.
+pub(super) fn time(text: &str) -> Result<String, humantime::DurationError> {
+    humantime::parse_duration(text).map(|_| text.to_owned())
+}
+
+/// A share of all items.
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=100.0).contains(share));
+    share.ok_or_else(|| "it has to be 0 to 100".to_owned())
 }
 
 impl Submit {
@@ -112,6 +133,7 @@ impl Submit {
             query.push(("completion".to_owned(), check_json("completion", completion)?.to_owned()));
         }
         query.extend(self.on_bad_line.clone().map(|policy| ("onBadLine".to_owned(), policy)));
+        query.extend(self.expect.map(|count| ("expect".to_owned(), count.to_string())));
         let query: Vec<(&str, &str)> = query.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         let (body, bar) = open(file).await?;
         let request = client.request(Method::POST, &path(&["v1", "batches"], &query));

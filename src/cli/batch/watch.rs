@@ -69,7 +69,7 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        let bar = bar(Some(0), "{wide_bar} {human_pos}/{human_len}, {per_sec}, {eta} left {msg}");
+        let bar = bar(Some(0), "{wide_bar} {human_pos}/{human_len}, {eta} left {msg}");
         Self { bar, began: Instant::now(), first: None, told: None, stalled: false }
     }
 
@@ -83,12 +83,12 @@ impl Progress {
         let running = show::number(counts, "running");
         let stalled = batch["stalled"] == true;
         let state = if stalled { "stalled" } else { show::word(batch, "status") };
-        self.bar.set_message(format!("({running} out, {failed} failed, {state})"));
+        #[allow(clippy::cast_precision_loss, reason = "a rate to one digit")]
+        let rate = (done - first.min(done)) as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        self.bar.set_message(format!("({rate:.1}/s, {running} out, {failed} failed, {state})"));
         let step = (total > 0).then(|| done * 100 / total / STEP);
         if !is_live() && (step != self.told || stalled != self.stalled) {
             (self.told, self.stalled) = (step, stalled);
-            #[allow(clippy::cast_precision_loss, reason = "a rate to one digit")]
-            let rate = (done - first.min(done)) as f64 / self.began.elapsed().as_secs_f64().max(0.001);
             let eta = batch["eta"].as_str().map(|eta| format!(", done by {eta}")).unwrap_or_default();
             eprintln!("{done}/{total} done, {running} out, {failed} failed, {rate:.1}/s, {state}{eta}");
         }

@@ -21,7 +21,7 @@ use super::super::problem::Problem;
 use super::{known, lane_of};
 use crate::log::Error;
 use crate::observe::batches;
-use crate::record::batches::BatchRecord;
+use crate::record::batches::{BatchRecord, ItemStatus};
 use crate::record::present;
 use crate::record::{Name, Offset, Partition, RecordRef};
 
@@ -38,7 +38,7 @@ pub(in super::super) struct ItemsQuery {
     #[serde(default)]
     from: u64,
     limit: Option<u64>,
-    status: Option<String>,
+    status: Option<ItemStatus>,
     /// With the body of each result, as long as the results are kept.
     #[serde(default)]
     bodies: bool,
@@ -52,7 +52,7 @@ pub(in super::super) struct ItemsQuery {
 /// [`super::Code::NotFound`], and what the log answers. What fails later breaks the answer off.
 pub(in super::super) async fn items(service: &Service, id: &str, query: ItemsQuery) -> Result<Response, Problem> {
     let record = known(service, id).await?;
-    let listing = Listing::new(service.clone(), id, &record, query);
+    let listing = Listing::new(service.clone(), id, &record, &query);
     let lines = stream::try_unfold(listing, |mut listing| async move {
         Ok::<_, Error>(listing.next().await?.map(|lines| (lines, listing)))
     });
@@ -67,12 +67,12 @@ struct Listing {
     next: u64,
     end: u64,
     page: IntoIter<u64, Value>,
-    status: Option<String>,
+    status: Option<ItemStatus>,
     bodies: bool,
 }
 
 impl Listing {
-    fn new(service: Service, id: &str, record: &BatchRecord, query: ItemsQuery) -> Self {
+    fn new(service: Service, id: &str, record: &BatchRecord, query: &ItemsQuery) -> Self {
         let total = record.state.total;
         let end = query.limit.map_or(total, |limit| query.from.saturating_add(limit).min(total));
         Self {

@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::Service;
-use super::super::problem::Problem;
+use super::super::problem::{Code, Problem};
 use super::{board, known};
 use crate::record::Partition;
-use crate::record::batches::{BatchRecord, Completion, time};
+use crate::record::batches::{BatchRecord, Completion, STATUSES, time};
 
 /// How many of the items that wait for an operator are named.
 const NAMED_BLOCKERS: usize = 100;
@@ -27,7 +27,7 @@ pub(in super::super) struct ListQuery {
 ///
 /// # Errors
 ///
-/// [`super::Code::NotFound`].
+/// [`Code::NotFound`].
 pub(in super::super) async fn status(service: &Service, id: &str) -> Result<Value, Problem> {
     let record = known(service, id).await?;
     Ok(present(service, id, &record))
@@ -37,8 +37,13 @@ pub(in super::super) async fn status(service: &Service, id: &str) -> Result<Valu
 ///
 /// # Errors
 ///
-/// [`super::Code::LogUnavailable`] in a process that has just begun.
+/// [`Code::InvalidQuery`] for a status that there is not, [`Code::LogUnavailable`] in a process that has
+/// just begun.
 pub(in super::super) async fn list(service: &Service, query: &ListQuery) -> Result<Value, Problem> {
+    if let Some(status) = query.status.as_deref().filter(|status| !STATUSES.contains(status)) {
+        let detail = format!("status={status:?} is none; it is one of {}", STATUSES.join(", "));
+        return Err(Problem::new(Code::InvalidQuery, detail));
+    }
     let mut all = Vec::new();
     for lane in (0..service.topics().lanes).map(Partition) {
         all.extend(board(service, lane).await?.all());

@@ -14,7 +14,7 @@ use super::super::{Service, body};
 use super::key::{self, Key};
 use super::show::present;
 use super::{OWNER_PATIENCE, accepted, board, lane_of, not_begun, replayed, write};
-use crate::record::batches::{BatchRecord, Command, Defaults, Refused, StartProcessing, is_id};
+use crate::record::batches::{BatchRecord, Command, Defaults, MOST_RUNNING, Refused, StartProcessing, is_id};
 
 /// Starts the batch that the body describes; a retry under the same `Idempotency-Key` gets that batch.
 /// Of the sender's quota it takes what it brings: the items of a list, else one.
@@ -22,7 +22,8 @@ use crate::record::batches::{BatchRecord, Command, Defaults, Refused, StartProce
 /// # Errors
 ///
 /// [`Code::InvalidBody`], [`Code::InvalidBatch`], [`Code::InvalidHeader`], [`Code::BatchExists`],
-/// [`Code::KeyReused`], [`Code::QuotaExceeded`], those of reading a body, and what the log answers.
+/// [`Code::TooManyBatches`], [`Code::KeyReused`], [`Code::QuotaExceeded`], those of reading a body, and
+/// what the log answers.
 pub(in super::super) async fn start(
     service: &Service,
     principal: &Principal,
@@ -61,6 +62,7 @@ pub(super) fn name(start: &mut StartProcessing, key: Option<&Key>) -> Result<(),
 }
 
 /// Whether the batch may be started, before any of it is written; and the one that has its id, if any.
+/// Several that are asked for at once may all find the last place free: the owner fails those that it has none for.
 pub(super) async fn check(service: &Service, start: &StartProcessing) -> Result<Option<Arc<BatchRecord>>, Problem> {
     if !is_id(&start.id) {
         return Err(Problem::new(Code::InvalidBatch, Refused::Id.to_string()));
@@ -69,7 +71,13 @@ pub(super) async fn check(service: &Service, start: &StartProcessing) -> Result<
     let defaults = Defaults { window: lanes.batch_window, stall_after: lanes.deadline };
     let refused = |reason: Refused| Problem::new(Code::InvalidBatch, reason.to_string());
     start.rules(defaults).map_err(refused)?;
-    Ok(board(service, lane_of(service, &start.id)).await?.get(&start.id))
+    let board = board(service, lane_of(service, &start.id)).await?;
+    let there = board.get(&start.id);
+    if there.is_none() && board.running() >= MOST_RUNNING {
+        let detail = format!("{MOST_RUNNING} batches run in its lane; start it once one of them has ended");
+        return Err(Problem::new(Code::TooManyBatches, detail));
+    }
+    Ok(there)
 }
 
 /// Answers a request whose batch is there, if it is its own.

@@ -88,7 +88,8 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))
 }
 
-/// Writes the command, and answers with the batch once the owner has executed it, or as it is by then.
+/// Writes the command, and answers with the batch once the owner has executed it, or as it is by then;
+/// after a retry or discard that is executed, also to how many items it applied.
 async fn ask(service: &Service, command: &Command) -> Result<Response, Problem> {
     let id = command.id();
     let before = known(service, id).await?;
@@ -100,5 +101,9 @@ async fn ask(service: &Service, command: &Command) -> Result<Response, Problem> 
     let written = write(service, lane, command).await?;
     let after = service.board(lane).wait_for(id, OWNER_PATIENCE, |record| record.commanded >= written.0).await;
     let record = after.unwrap_or(before);
-    Ok(accepted(id, &present(service, id, &record)))
+    let mut shown = present(service, id, &record);
+    if let Some(items) = record.applied.get(&written.0) {
+        shown["applied"] = json!(items);
+    }
+    Ok(accepted(id, &shown))
 }

@@ -6,6 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mode, OnItemFailure, Request};
 
+/// The most batches of a lane that run at once. Each holds its start in memory, and an upload some
+/// of its items.
+pub const MOST_RUNNING: usize = 256;
+
+/// Of how many retries and discards a batch remembers to how many items they applied: more than
+/// come between an owner's commit and whoever asks.
+pub const APPLIED_KEPT: usize = 16;
+
+/// The words of [`BatchState::status`].
+pub const STATUSES: [&str; 8] =
+    ["running", "paused", "cancelling", "failing", "completing", "completed", "failed", "cancelled"];
+
 /// How a batch is to be run: what its start says, with every default filled in. Times are in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rules {
@@ -212,7 +224,7 @@ impl BatchState {
         matches!(self.phase, Phase::Ended(_))
     }
 
-    /// The state in one word of the contract.
+    /// The state in one word of the contract, one of [`STATUSES`].
     #[must_use]
     pub const fn status(&self) -> &'static str {
         match self.phase {
@@ -247,6 +259,9 @@ impl BatchState {
 }
 
 impl ItemStatus {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::TimedOut, Self::Discarded, Self::Cancelled];
+
     /// The word of the contract.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -287,6 +302,8 @@ pub struct BatchRecord {
     pub start: u64,
     /// The offset of the last command for it that was executed, its start included.
     pub commanded: u64,
+    /// To how many items the last retries and discards applied, by the offset of each; at most [`APPLIED_KEPT`].
+    pub applied: BTreeMap<u64, u64>,
     /// The request that it came from, where that had an `Idempotency-Key`.
     pub request: Option<Request>,
     /// The state.

@@ -8,8 +8,8 @@ use super::upload::{ItemsWanted, Uploaded};
 use crate::log::Fetched;
 use crate::order::batch::{self, Action, Event};
 use crate::record::batches::{
-    BatchRecord, BatchState, EventType, ItemStatus, Items, Request, StartProcessing, all_done, stalled, work_order,
-    work_order_completed,
+    APPLIED_KEPT, BatchRecord, BatchState, EventType, ItemStatus, Items, Request, StartProcessing, all_done, stalled,
+    work_order, work_order_completed,
 };
 use crate::record::{Offset, Round, Timestamp};
 
@@ -31,6 +31,8 @@ pub(super) struct Active {
     start: Offset,
     /// The offset of the last command that was executed.
     pub(super) commanded: Offset,
+    /// See [`BatchRecord::applied`].
+    applied: BTreeMap<u64, u64>,
     pub(super) state: BatchState,
     request: Option<Request>,
     source: Source,
@@ -69,6 +71,7 @@ impl Active {
         Self {
             start: offset,
             commanded: offset,
+            applied: BTreeMap::new(),
             state,
             request: start.request.clone(),
             source,
@@ -86,6 +89,7 @@ impl Active {
     pub(super) fn resume(record: BatchRecord, start: &StartProcessing, size: usize) -> Self {
         let mut active = Self::new(Offset(record.start), record.state, start, size);
         active.commanded = Offset(record.commanded);
+        active.applied = record.applied;
         if let Source::Uploaded(uploaded) = &mut active.source {
             uploaded.resume(record.items, record.bodies);
         }
@@ -98,8 +102,23 @@ impl Active {
             Source::Uploaded(uploaded) => (uploaded.position().0, uploaded.bodies().clone()),
             Source::Template(_) | Source::Listed(_) => (0, BTreeMap::new()),
         };
-        let (state, request) = (self.state.clone(), self.request.clone());
-        BatchRecord { start: self.start.0, commanded: self.commanded.0, request, state, items, bodies }
+        BatchRecord {
+            start: self.start.0,
+            commanded: self.commanded.0,
+            applied: self.applied.clone(),
+            request: self.request.clone(),
+            state: self.state.clone(),
+            items,
+            bodies,
+        }
+    }
+
+    /// Remembers to how many items a command applied.
+    pub(super) fn note_applied(&mut self, command: Offset, items: u64) {
+        self.applied.insert(command.0, items);
+        if self.applied.len() > APPLIED_KEPT {
+            self.applied.pop_first();
+        }
     }
 
     pub(super) fn needed_items(&self) -> Option<u64> {
