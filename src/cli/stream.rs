@@ -102,10 +102,19 @@ impl Follow {
 
 /// The path of the outputs of a destination.
 pub(super) fn outputs(destination: &str, lane: Option<u32>, from: Option<&str>) -> String {
+    path(&["v1", "outputs", destination], lane, from)
+}
+
+/// The path of the dead letters.
+pub(super) fn dead_letters(lane: Option<u32>, from: Option<&str>) -> String {
+    path(&["v1", "dead-letters"], lane, from)
+}
+
+fn path(segments: &[&str], lane: Option<u32>, from: Option<&str>) -> String {
     let lane = lane.map(|lane| lane.to_string());
     let query: Vec<(&str, &str)> = [("lane", lane.as_deref()), ("from", from)]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-    super::shared::path(&["v1", "outputs", destination], &query)
+    super::shared::path(segments, &query)
 }

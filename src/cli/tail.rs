@@ -1,4 +1,4 @@
-//! `seriatim tail`: the ordered outputs of a destination, with where they come from.
+//! `seriatim tail`: the ordered outputs of a destination, or dead letters, with where they come from.
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use super::Exit;
 use super::client::Client;
 use super::shared::{closed, out, runtime, unless_closed};
-use super::stream::{Follow, MAX_OUTPUT, lines, outputs};
+use super::stream::{Follow, MAX_OUTPUT, dead_letters, lines, outputs};
 use crate::process::config::{Config, DEFAULT_DESTINATION};
 
-/// Print the ordered outputs of a destination, with where they come from
+/// Print the ordered outputs of a destination, or dead letters, with where they come from
 #[derive(Debug, Args)]
 #[command(before_help = "\
 Examples:
@@ -20,14 +20,19 @@ Examples:
   seriatim tail billing --follow
   seriatim tail --from end --follow --json | jq .body
   seriatim tail --lane 3 --from 1200
+  seriatim tail --dead-letters
 
-Prints SEQUENCE, SOURCE (the message's id), KEY and BODY, separated by tabs. With --follow it waits
+Prints SEQUENCE, SOURCE (the message's id), KEY and BODY, separated by tabs; of dead letters OFFSET (in
+their topic), SOURCE, KEY, ERROR and BODY. With --follow it waits
 for more, over restarts of the process too, until Ctrl-C or until nobody reads what it prints.")]
 pub(super) struct Tail {
     /// The destination
     #[arg(default_value = DEFAULT_DESTINATION)]
     destination: String,
-    /// Where to begin: `beginning`, `end`, or a sequence number
+    /// What failed for good instead: messages, and outputs that a receiver refused
+    #[arg(long, conflicts_with = "destination")]
+    dead_letters: bool,
+    /// Where to begin: `beginning`, `end`, or a sequence number, of dead letters an offset
     #[arg(long, default_value = "beginning", value_name = "WHERE", value_parser = from)]
     from: From,
     /// The lane; needed where there are several, for each has an order of its own
@@ -63,12 +68,14 @@ fn from(text: &str) -> Result<From, String> {
     }
 }
 
-/// What is shown of an output.
+/// What is shown of an output, or of a dead letter.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Output<'a> {
-    sequence: u64,
-    source: Source,
+    sequence: Option<u64>,
+    offset: Option<u64>,
+    source: Option<Source>,
+    error: Option<serde_json::Value>,
     key: Option<String>,
     #[serde(borrow)]
     body: Option<&'a RawValue>,
@@ -100,7 +107,10 @@ impl Tail {
             From::End => Some("end".to_owned()),
             From::Sequence(number) => Some(number.to_string()),
         };
-        let path = outputs(&self.destination, self.lane, from.as_deref());
+        let path = match self.dead_letters {
+            true => dead_letters(self.lane, from.as_deref()),
+            false => outputs(&self.destination, self.lane, from.as_deref()),
+        };
         if self.follow {
             let mut events = Follow::open(client.clone(), path).await?;
             loop {
@@ -119,13 +129,23 @@ impl Tail {
             return Ok(out([json, b"\n"].concat())?);
         }
         let output: Output<'_> = serde_json::from_slice(json)?;
-        let Source { lane, offset } = output.source;
+        let source = output.source.map_or_else(|| "-".to_owned(), |Source { lane, offset }| format!("{lane}-{offset}"));
+        let error = output.error.as_ref().map(|error| format!("{}\t", reason(error))).unwrap_or_default();
+        let number = output.sequence.or(output.offset).unwrap_or_default();
         let body = match (output.body, output.body_base64) {
             (Some(body), _) => serde_json::from_str::<String>(body.get()).unwrap_or_else(|_| body.get().to_owned()),
             (None, base64) => base64.unwrap_or_default(),
         };
         let key = output.key.as_deref().unwrap_or("-");
-        Ok(out(format!("{}\t{lane}-{offset}\t{key}\t{body}\n", output.sequence))?)
+        Ok(out(format!("{number}\t{source}\t{key}\t{error}{body}\n"))?)
+    }
+}
+
+/// An error in words, if it has the usual form.
+fn reason(error: &serde_json::Value) -> String {
+    match (error["code"].as_str(), error["detail"].as_str()) {
+        (Some(code), Some(detail)) => format!("{code}: {}", detail.replace(['\t', '\n', '\r'], " ")),
+        _ => error.to_string(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::auth::{self, Principal};
 use super::envelope::{Envelope, Idempotency};
 use super::problem::{Code, Problem};
 use super::quota::Meter;
-use super::read::{self, OutputsQuery};
+use super::read::{self, ReadQuery};
 use super::{Service, body, event, many, openapi, release, single, state};
 use crate::record::Partition;
 
@@ -37,6 +37,7 @@ pub fn router(service: Service) -> Router {
         .route("/v1/messages", post(post_messages))
         .route("/v1/messages/{id}", get(get_message))
         .route("/v1/outputs/{destination}", get(get_outputs))
+        .route("/v1/dead-letters", get(get_dead_letters))
         .merge(batches::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
@@ -58,7 +59,8 @@ async fn authenticate(State(service): State<Service>, mut request: Request, next
 }
 
 async fn not_found(uri: Uri) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no {}", uri.path()))
+    let what = "this is the data port; what operators ask for is at the admin port";
+    Problem::new(Code::NotFound, format!("there is no {}: {what}", uri.path()))
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
@@ -102,10 +104,18 @@ async fn get_message(
 async fn get_outputs(
     State(service): State<Service>,
     destination: Result<Path<String>, PathRejection>,
-    parameters: Result<Query<OutputsQuery>, QueryRejection>,
+    parameters: Result<Query<ReadQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     read::outputs(&service, &path(destination)?, &query(parameters)?, &headers).await
+}
+
+async fn get_dead_letters(
+    State(service): State<Service>,
+    parameters: Result<Query<ReadQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    read::dead_letters(&service, &query(parameters)?, &headers).await
 }
 
 /// The part of the path that names something.

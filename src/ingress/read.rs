@@ -1,4 +1,4 @@
-//! `GET /v1/outputs/{destination}`: the ordered outputs, up to now or followed as they come.
+//! `GET /v1/outputs/{destination}` and `GET /v1/dead-letters`: up to now, or followed as they come.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -12,28 +12,37 @@ use tokio_util::sync::CancellationToken;
 use super::Service;
 use super::envelope::known;
 use super::problem::{Code, Problem};
-use crate::log::{Error, Fetched, Reader, TopicPartition, Visibility};
+use crate::log::{Error, Fetched, Reader, Topic, TopicPartition, Visibility};
 use crate::observe::PATIENCE;
 use crate::observe::outputs::{Position, position};
-use crate::record::present::Output;
+use crate::record::present::{DeadLetter, Output};
 use crate::record::{Offset, OutputHeaders, Partition, Sequence, decimal};
 
 /// Bytes of records read, and turned into one piece of the answer, at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// The query of the route.
+/// The query of the routes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct OutputsQuery {
+pub(super) struct ReadQuery {
     lane: Option<u32>,
     from: Option<From>,
+}
+
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The outputs of a destination, counted by their sequence numbers.
+    Outputs,
+    /// Dead letters, counted by their offsets.
+    DeadLetters,
 }
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 enum From {
-    /// With this sequence number.
+    /// With this number.
     Sequence(u64),
     /// With what is yet to come.
     End,
@@ -58,12 +67,35 @@ impl TryFrom<String> for From {
 pub(super) async fn outputs(
     service: &Service,
     destination: &str,
-    query: &OutputsQuery,
+    query: &ReadQuery,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let topic = service.topics().destinations.get(destination).ok_or_else(|| {
         Problem::new(Code::UnknownDestination, format!("{destination:?} is none; {}", known(service.topics())))
     })?;
+    read(service, topic, Kind::Outputs, query, headers).await
+}
+
+/// Answers with the dead letters from an offset on, as [`outputs`] does with outputs.
+///
+/// # Errors
+///
+/// As [`outputs`].
+pub(super) async fn dead_letters(
+    service: &Service,
+    query: &ReadQuery,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    read(service, &service.topics().dead_letter, Kind::DeadLetters, query, headers).await
+}
+
+async fn read(
+    service: &Service,
+    topic: &Topic,
+    kind: Kind,
+    query: &ReadQuery,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let follow = wants_events(headers);
     let resume = if follow { last_event(headers)? } else { None };
     let resumed = resume.and_then(|(lane, _)| lane);
@@ -73,10 +105,10 @@ pub(super) async fn outputs(
     let lane = lane(service, query.lane.or(resumed))?;
     let from = resume.map(|(_, sequence)| From::Sequence(sequence + 1)).or(query.from);
     let of = topic.partition(lane);
-    let (at, from) = begin(service, &of, from.unwrap_or(From::Sequence(0))).await?;
+    let (at, from) = begin(service, kind, &of, from.unwrap_or(From::Sequence(0))).await?;
     let end = service.log().bounds(&of).await?.stable_end;
     let reader = service.log().read(&of, at, Visibility::Durable, READ_BYTES).await?;
-    let outputs = Outputs { reader, of, from, end: (!follow).then_some(end) };
+    let outputs = Outputs { kind, reader, of, from, end: (!follow).then_some(end) };
     Ok(if follow {
         events(outputs, service.options().heartbeat, service.drain().clone())
     } else {
@@ -87,14 +119,20 @@ pub(super) async fn outputs(
     })
 }
 
-/// The offset to read from, and the lowest sequence number to hand out.
-async fn begin(service: &Service, of: &TopicPartition, from: From) -> Result<(Offset, u64), Problem> {
-    let From::Sequence(from) = from else { return Ok((service.log().bounds(of).await?.stable_end, 0)) };
-    match position(&**service.log(), of, Sequence(from)).await? {
+/// The offset to read from, and the lowest number to hand out.
+async fn begin(service: &Service, kind: Kind, of: &TopicPartition, from: From) -> Result<(Offset, u64), Problem> {
+    let bounds = service.log().bounds(of).await?;
+    let From::Sequence(from) = from else { return Ok((bounds.stable_end, 0)) };
+    let position = match kind {
+        Kind::Outputs => position(&**service.log(), of, Sequence(from)).await?,
+        Kind::DeadLetters if from < bounds.start.0 => Position::Removed(Sequence(bounds.start.0)),
+        Kind::DeadLetters => Position::At(Offset(from).min(bounds.stable_end)),
+    };
+    match position {
         Position::At(at) => Ok((at, from)),
-        Position::Removed(_) if from == 0 => Ok((service.log().bounds(of).await?.start, 0)),
+        Position::Removed(_) if from == 0 => Ok((bounds.start, 0)),
         Position::Removed(Sequence(first)) => {
-            let detail = format!("retention has removed what came before sequence {first}; ask from={first} on");
+            let detail = format!("retention has removed what came before {first}; ask from={first} on");
             Err(Problem::new(Code::Removed, detail).with("first", first))
         }
     }
@@ -132,8 +170,9 @@ fn lane(service: &Service, asked: Option<u32>) -> Result<Partition, Problem> {
     }
 }
 
-/// Outputs being read.
+/// Outputs, or dead letters, being read.
 struct Outputs {
+    kind: Kind,
     reader: Box<dyn Reader>,
     of: TopicPartition,
     from: u64,
@@ -165,8 +204,8 @@ impl Outputs {
         while events.is_empty() {
             let fetched = self.reader.next().await?;
             let lane = self.of.partition;
-            self.each(&fetched, |sequence, json| {
-                events.extend_from_slice(format!("id: {lane}:{sequence}\ndata: ").as_bytes());
+            self.each(&fetched, |number, json| {
+                events.extend_from_slice(format!("id: {lane}:{number}\ndata: ").as_bytes());
                 events.extend_from_slice(json);
                 events.extend_from_slice(b"\n\n");
             });
@@ -174,17 +213,23 @@ impl Outputs {
         Ok(events.freeze())
     }
 
-    /// Hands out each output as JSON. Records without provenance are no outputs of this pipeline.
+    /// Hands out each as JSON, with its number. Records without provenance are no outputs of this pipeline.
     fn each(&self, fetched: &Fetched, mut out: impl FnMut(u64, &[u8])) {
+        let lane = self.of.partition;
         for record in fetched.batches.iter().flatten() {
             if self.end.is_some_and(|end| record.offset >= end) {
                 break;
             }
-            let headers = OutputHeaders::decode(record.headers).filter(|headers| headers.sequence.0 >= self.from);
-            let Some(headers) = headers else { continue };
-            let output = Output { destination: None, place: Some((self.of.partition, headers)), record };
-            let json = serde_json::to_vec(&output).expect("plain data always serializes");
-            out(headers.sequence.0, &json);
+            let shown = match self.kind {
+                Kind::DeadLetters => Some((record.offset.0, serde_json::to_vec(&DeadLetter { lane, record }))),
+                Kind::Outputs => OutputHeaders::decode(record.headers).map(|headers| {
+                    let output = Output { destination: None, place: Some((lane, headers)), record };
+                    (headers.sequence.0, serde_json::to_vec(&output))
+                }),
+            };
+            if let Some((number, json)) = shown.filter(|(number, _)| *number >= self.from) {
+                out(number, &json.expect("plain data always serializes"));
+            }
         }
     }
 }

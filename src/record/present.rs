@@ -1,4 +1,5 @@
-//! An output record as JSON, as readers over HTTP get it, and receivers who take several at once.
+//! Records as JSON: outputs as readers over HTTP get them, and receivers who take several at once; dead
+//! letters.
 //!
 //! `body` holds JSON as it is where the content type says JSON and it is JSON (line breaks between
 //! its tokens become blanks, so that it fits a line), and other text as a string; `bodyBase64`
@@ -6,7 +7,6 @@
 //! value that is not is an object `{"base64":"..."}`. A header that occurs twice counts as its
 //! last; names that are not UTF-8 are given with replacement characters.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -38,30 +38,50 @@ impl Serialize for Output<'_> {
             map.serialize_entry("sequence", &headers.sequence.0)?;
             map.serialize_entry("source", &Place(headers.source))?;
         }
-        match self.record.key.map(std::str::from_utf8) {
-            None => map.serialize_entry("key", &())?,
-            Some(Ok(key)) => map.serialize_entry("key", key)?,
-            Some(Err(_)) => map.serialize_entry("keyBase64", &base64(self.record.key))?,
-        }
-        map.serialize_entry("headers", &self.headers())?;
-        let content_type = self.record.headers.text(Name::ContentType);
-        map.serialize_entry("contentType", &content_type)?;
-        body(content_type, self.record.value).write(&mut map)?;
+        content(self.record, &[Name::ContentType, Name::Source, Name::Sequence], &mut map)?;
         map.end()
     }
 }
 
-impl Output<'_> {
-    /// All headers but those that have a member of their own.
-    fn headers(&self) -> BTreeMap<Cow<'_, str>, Value<'_>> {
-        let own = [Name::ContentType, Name::Source, Name::Sequence];
-        let headers = self
-            .record
-            .headers
-            .iter()
-            .filter(|(name, _)| Name::from_bytes(name).is_none_or(|name| !own.contains(&name)));
-        headers.map(|(name, value)| (String::from_utf8_lossy(name), Value(value))).collect()
+/// A record of the dead-letter topic as JSON: what was to be worked on, or pushed, and why it was not.
+#[derive(Debug)]
+pub(crate) struct DeadLetter<'a> {
+    pub(crate) lane: Partition,
+    pub(crate) record: RecordRef<'a>,
+}
+
+impl Serialize for DeadLetter<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let headers = self.record.headers;
+        let source = headers.text(Name::Source).and_then(|source| Source::split(source, ':'));
+        let error = headers.text(Name::Error).unwrap_or_default();
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("lane", &self.lane.0)?;
+        map.serialize_entry("offset", &self.record.offset.0)?;
+        map.serialize_entry("source", &source.map(Place))?;
+        match json(error.as_bytes()) {
+            Some(raw) => map.serialize_entry("error", &raw)?,
+            None => map.serialize_entry("error", error)?,
+        }
+        content(self.record, &[Name::ContentType, Name::Source, Name::Error], &mut map)?;
+        map.end()
     }
+}
+
+/// Key, headers, media type and body; of the headers all but those that have a member of their own.
+fn content<M: SerializeMap>(record: RecordRef<'_>, own: &[Name], to: &mut M) -> Result<(), M::Error> {
+    match record.key.map(std::str::from_utf8) {
+        None => to.serialize_entry("key", &())?,
+        Some(Ok(key)) => to.serialize_entry("key", key)?,
+        Some(Err(_)) => to.serialize_entry("keyBase64", &base64(record.key))?,
+    }
+    let others =
+        record.headers.iter().filter(|(name, _)| Name::from_bytes(name).is_none_or(|name| !own.contains(&name)));
+    let headers: BTreeMap<_, _> = others.map(|(name, value)| (String::from_utf8_lossy(name), Value(value))).collect();
+    to.serialize_entry("headers", &headers)?;
+    let content_type = record.headers.text(Name::ContentType);
+    to.serialize_entry("contentType", &content_type)?;
+    body(content_type, record.value).write(to)
 }
 
 struct Place(Source);
@@ -175,6 +195,26 @@ mod tests {
         assert!(shown(None, Some(b"{}"), &[]).ends_with(r#""key":null,"headers":{"seriatim-epoch":"4","seriatim-group":"00000000000000ab","seriatim-output":"0"},"contentType":null,"body":"{}"}"#));
         assert!(shown(None, Some(b"\xff"), &[]).ends_with(r#""bodyBase64":"/w=="}"#));
         assert!(shown(None, None, &[]).ends_with(r#""body":null}"#));
+    }
+
+    #[test]
+    fn dead_letters_say_what_failed_and_why() {
+        let letter = |error: &[u8]| {
+            let mut builder = BatchBuilder::default();
+            builder.push(Some(b"k"), Some(b"x"), |h| {
+                h.put(Name::Source, b"1:2");
+                h.put(Name::Error, error);
+                h.put_named(b"y", b"z");
+            });
+            let batch = builder.finish_at(Offset(7), crate::record::Timestamp(0));
+            let record = batch.iter().next().expect("one was pushed");
+            serde_json::to_string(&DeadLetter { lane: Partition(1), record }).expect("it serializes")
+        };
+        assert_eq!(
+            letter(br#"{"code":"c"}"#),
+            r#"{"lane":1,"offset":7,"source":{"lane":1,"offset":2},"error":{"code":"c"},"key":"k","headers":{"y":"z"},"contentType":null,"body":"x"}"#
+        );
+        assert!(letter(b"no JSON").contains(r#""error":"no JSON""#));
     }
 
     #[test]

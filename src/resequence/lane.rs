@@ -15,7 +15,7 @@ use super::destinations::Destinations;
 use super::dispatch::Dispatch;
 use super::entry::Entry;
 use super::memory::Memory;
-use super::release::Gathered;
+use super::release::{Failed, Gathered};
 use super::scope::Scope;
 
 /// Why a cursor's lane cannot be gone on with.
@@ -83,6 +83,8 @@ pub struct LaneState {
     pub(super) sent: Vec<(usize, u64)>,
     /// How many parts leave with the commit under way.
     pub(super) committing_records: u64,
+    /// What that commit dead-letters.
+    pub(super) committing_failed: Option<Failed>,
     /// Records with an identity that are in the commit under way, and in the one gathered.
     pub(super) committing_identities: Vec<Offset>,
     pub(super) identified: Vec<Offset>,
@@ -167,6 +169,7 @@ impl LaneState {
             resend_after_commit: Vec::new(),
             sent: Vec::new(),
             committing_records: 0,
+            committing_failed: None,
             committing_identities: Vec::new(),
             identified: Vec::new(),
             asked_for: None,

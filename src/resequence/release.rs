@@ -22,9 +22,19 @@ use super::{Destinations, OnFailure, Scope};
 pub(super) struct Gathered {
     outputs: Vec<BatchBuilder>,
     dead_letters: BatchBuilder,
+    failed: Option<Failed>,
     ledger: LedgerRecord,
     bytes: usize,
     records: usize,
+}
+
+/// What a commit says of its dead letters in the log of this process: one line, however many they are.
+#[derive(Debug)]
+pub(super) struct Failed {
+    letters: u64,
+    /// The first of them, and why.
+    first: Source,
+    error: String,
 }
 
 impl Gathered {
@@ -194,11 +204,21 @@ impl LaneState {
     fn write_dead_letter(&mut self, part: Part, entry: &Entry, error: &str) {
         let Some(record) = entry.input.as_ref().and_then(Batch::first) else { return };
         self.gathered.bytes += record.size();
+        let first = Source { lane: self.lane, offset: part.offset };
+        let failed = self.gathered.failed.get_or_insert_with(|| Failed { letters: 0, first, error: error.to_owned() });
+        failed.letters += 1;
         self.gathered.dead_letters.push(record.key, record.value, |to| {
             to.put_all(record.headers);
             to.put_display(Name::Source, format_args!("{}:{}", self.lane, part.offset));
             to.put(Name::Error, error.as_bytes());
         });
+    }
+
+    /// The commit went through: what is dead-lettered is told.
+    pub(super) fn tell_dead_letters(&mut self) {
+        if let Some(Failed { letters, first, error }) = self.committing_failed.take() {
+            tracing::warn!(lane = %self.lane, letters, %first, error, "dead-lettered: `seriatim tail --dead-letters` shows them");
+        }
     }
 
     fn scope_allows(&self, entry: &Entry) -> Option<Mask> {
@@ -209,6 +229,7 @@ impl LaneState {
     pub(super) fn appends(&mut self, topics: &Topics) -> Vec<Append> {
         let mut gathered = std::mem::take(&mut self.gathered);
         self.committing_records = gathered.records as u64;
+        self.committing_failed = gathered.failed.take();
         let mut appends = Vec::new();
         let mut add = |topic: &Topic, builder: &mut BatchBuilder| {
             if !builder.is_empty() {

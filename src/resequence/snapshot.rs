@@ -62,6 +62,7 @@ impl LaneState {
             }
         }
         self.resend_committed();
+        self.tell_dead_letters();
         Ok(())
     }
 
