@@ -22,6 +22,7 @@ mod reader;
 mod retain;
 mod space;
 mod store;
+mod tail;
 mod thread;
 mod topics;
 mod turn;
@@ -139,9 +140,7 @@ impl Embedded {
     pub fn open(folder: impl Into<PathBuf>, options: Options) -> Result<Self, OpenError> {
         let folder = folder.into();
         let lock = folder::Lock::take(&folder)?;
-        let store = Store::open(&lock)?;
-        let topics = Arc::new(Topics::load(&lock, &store)?);
-        floor::check(&lock, &topics)?;
+        let (store, topics) = load(&lock)?;
         let no_thread = |e: std::io::Error| lock.failed("start a thread", &e);
         let floor =
             floor::Keeper::start(Arc::clone(&topics), folder.clone(), options.floor_every).map_err(no_thread)?;
@@ -190,6 +189,24 @@ impl Embedded {
     pub fn holder(folder: &Path) -> Option<OpenError> {
         folder::held(folder)
     }
+}
+
+/// What is in the folder. A write that was torn is cut off, unless it was known to be durable.
+fn load(lock: &folder::Lock) -> Result<(Store, Arc<Topics>), OpenError> {
+    let cut = tail::cut(lock)?;
+    let open = || {
+        let store = Store::open(lock)?;
+        let topics = Topics::load(lock, &store)?;
+        floor::check(lock, &topics)?;
+        Ok((store, Arc::new(topics)))
+    };
+    let opened = open();
+    match (cut, &opened) {
+        (None, _) => {}
+        (Some(cut), Ok(_)) => cut.tell(lock),
+        (Some(cut), Err(_)) => cut.undo(lock)?,
+    }
+    opened
 }
 
 impl Shared {

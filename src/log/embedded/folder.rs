@@ -3,6 +3,7 @@
 //! ```text
 //! seriatim-log.json     the marker: format and topics, replaced as a whole
 //! seriatim-floor.json   how far the partitions reach at least, replaced as a whole
+//! seriatim-cut          what was cut off the end of a journal last: a write that was not finished
 //! lock                  held while a process has the log open; holds its process id
 //! store/                fjall's
 //! ```
@@ -19,6 +20,7 @@ use crate::log::Cleanup;
 const MARKER: &str = "seriatim-log.json";
 const MARKER_NEW: &str = "seriatim-log.json.new";
 pub(super) const FLOOR: &str = "seriatim-floor.json";
+pub(super) const CUT: &str = "seriatim-cut";
 const LOCK: &str = "lock";
 const STORE: &str = "store";
 
@@ -45,6 +47,14 @@ pub enum OpenError {
         folder: PathBuf,
         /// One of the things in it.
         found: String,
+    },
+    /// It is a file, or would be in one.
+    #[error("{folder} cannot be the log's folder, because {file} is a file: name another folder (log.embedded)")]
+    File {
+        /// Which.
+        folder: PathBuf,
+        /// What is in the way.
+        file: PathBuf,
     },
     /// It was written by a newer build.
     #[error("{folder} has format {found}, this build knows {FORMAT}: use the build that wrote it, or a newer one")]
@@ -117,6 +127,10 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the folder for this process; makes it a log where it is new.
     pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
+        let existing = folder.ancestors().find(|path| path.exists());
+        if let Some(file) = existing.filter(|path| !path.is_dir()) {
+            return Err(OpenError::File { folder: folder.to_owned(), file: file.to_owned() });
+        }
         std::fs::create_dir_all(folder).map_err(|e| failed(folder, "create it", e))?;
         refuse_foreign(folder)?;
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(folder.join(LOCK));
