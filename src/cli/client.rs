@@ -77,8 +77,7 @@ impl Client {
     ///
     /// With the exit code that fits the answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+        success(request.send().await.map_err(|error| self.unreachable(&error))?).await
     }
 
     /// Gets JSON from a path.
@@ -117,6 +116,15 @@ fn reachable(address: &Address) -> String {
         Some(("[::]", port)) => format!("[::1]:{port}"),
         _ => address.to_string(),
     }
+}
+
+/// Any answer but a success is an error that says why.
+///
+/// # Errors
+///
+/// With the exit code that fits the answer.
+pub(super) async fn success(response: Response) -> Result<Response, Failure> {
+    if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
 }
 
 /// The failure that an answer tells of, from its problem document where it has one.

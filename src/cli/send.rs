@@ -12,6 +12,7 @@ mod tally;
 mod upload;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -74,6 +75,9 @@ pub(super) struct Send {
     #[arg(long, env = "SERIATIM_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
 }
+
+/// How long a file is kept ready for a process that takes none of it for now, such as one whose disk is full.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Send {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<Exit> {
@@ -146,9 +150,46 @@ impl Send {
             return append::lines(config, self, media, &mut lines, tally).await;
         }
         if lines.form() == Form::Json && self.id.is_none() && self.content_type.is_none() {
-            return upload::upload(client, self, lines, tally).await;
+            return self.upload(client, lines, tally).await;
         }
         single::Requests { client, send: self, media: &media }.lines(&mut lines, tally).await
+    }
+
+    /// Uploads the lines. Where the process takes no more for now, the rest of a file is sent again after the
+    /// pause that it asks for, until it has taken nothing for [`PATIENCE`].
+    async fn upload(&self, client: &Client, mut lines: Lines, tally: &mut Tally) -> anyhow::Result<()> {
+        let (mut begun, mut waited) = (None, Duration::ZERO);
+        while let Some(stopped) = upload::upload(client, self, (lines, begun), tally).await? {
+            let from = stopped.line();
+            if begun.replace(from).is_some_and(|before| before < from) {
+                waited = Duration::ZERO;
+            }
+            let pause = stopped.pause().filter(|_| waited < PATIENCE && self.file != Path::new("-"));
+            let Some(pause) = pause else {
+                let reason = stopped.reason();
+                let told = format!("line {from}: {reason}; nothing from there on was accepted; {}", self.rest(from));
+                tally.add_all(stopped.entries(), &told)?;
+                return Ok(());
+            };
+            if waited.is_zero() {
+                let (left, reason) = (humantime::format_duration(PATIENCE), stopped.reason());
+                tally.warn(&format!("line {from}: {reason}; trying again, for up to {left}"));
+            }
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            let (file, _) = self.open().await?;
+            lines = Lines::open(file, tally.rewound()).await?;
+            lines.pass(from).await?;
+        }
+        Ok(())
+    }
+
+    /// How to send what is left.
+    fn rest(&self, from: u64) -> String {
+        match self.file.to_str().filter(|file| *file != "-") {
+            Some(file) => format!("later: tail -n +{from} '{file}' | seriatim send -, with the same options"),
+            None => format!("later: send what begins with line {from} again"),
+        }
     }
 }
 
@@ -157,4 +198,70 @@ type Input = Box<dyn AsyncRead + std::marker::Send + Unpin>;
 /// Counts bytes read.
 fn advance(bar: &ProgressBar, bytes: usize) {
     bar.inc(bytes as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse as _;
+    use axum::routing::post;
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        send: Send,
+    }
+
+    /// Refuses the whole once, then takes one message and refuses the others for now, then takes all.
+    async fn reluctant(bodies: Arc<Mutex<Vec<String>>>) -> Client {
+        let answer = move |body: String| async move {
+            let mut bodies = bodies.lock().expect("no test panics with it");
+            bodies.push(body.clone());
+            let count = body.lines().count();
+            let later = |index| {
+                format!(
+                    r#"{{"index":{index},"status":503,"problem":{{"code":"full","detail":"full","retryable":true}}}}"#
+                )
+            };
+            let taken = |index| format!(r#"{{"index":{index},"status":202,"id":"0-{index}"}}"#);
+            match bodies.len() {
+                1 => {
+                    let problem = r#"{"title":"full","detail":"the disk is nearly full"}"#;
+                    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")], problem).into_response()
+                }
+                2 => (0..count)
+                    .map(|i| if i == 0 { taken(i) } else { later(i) } + "\n")
+                    .collect::<String>()
+                    .into_response(),
+                _ => (0..count).map(|i| taken(i) + "\n").collect::<String>().into_response(),
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        tokio::spawn(async { axum::serve(listener, axum::Router::new().route("/v1/messages", post(answer))).await });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::data(Some(&url), &Config::default(), None).expect("a URL")
+    }
+
+    #[tokio::test]
+    async fn a_file_goes_on_where_it_was_refused_and_nothing_is_sent_twice() {
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let client = reluctant(bodies.clone()).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("lines.ndjson");
+        std::fs::write(&file, "{\"n\":1}\n\n{\"n\":2}\n{\"n\":3}\n").expect("a file");
+        let send = Line::parse_from(["send", file.to_str().expect("it is UTF-8")]).send;
+        let mut tally = Tally::new(false, ProgressBar::hidden());
+        let (input, _) = send.open().await.expect("it is there");
+        let lines = Lines::open(input, ProgressBar::hidden()).await.expect("it can be read");
+        send.upload(&client, lines, &mut tally).await.expect("it is taken at last");
+        assert!(tally.summary().starts_with("3 accepted"), "{}", tally.summary());
+        let all = "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n";
+        assert_eq!(*bodies.lock().expect("no test panics with it"), [all, all, &all[8..]]);
+    }
 }

@@ -59,6 +59,17 @@ impl Lines {
         Ok(lines)
     }
 
+    /// Reads on behind all lines with a lower number than this.
+    pub(super) async fn pass(&mut self, to: u64) -> std::io::Result<()> {
+        while let Some((number, line)) = self.next().await? {
+            if let (true, Ok(line)) = (number >= to, line) {
+                self.first = Some((number, line));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     pub(super) const fn form(&self) -> Form {
         self.form
     }

@@ -15,10 +15,10 @@ use super::tally::{Entry, Problem, Tally};
 const ATTEMPTS: u32 = 30;
 
 /// The pause before the next attempt, where the process does not say.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause that a process may ask for.
-const PAUSE_CAP: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_CAP: Duration = Duration::from_secs(30);
 
 /// How long an answer may take: what the process gives the log for a write, and as much again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -127,6 +127,7 @@ impl Requests<'_> {
         let problem = serde_json::from_slice::<Problem>(&text).unwrap_or_else(|_| Problem {
             code: "unexpected-answer".to_owned(),
             detail: format!("the answer was {status}; is it a seriatim?"),
+            retryable: false,
         });
         let entry = Entry { line: number, status: status.as_u16(), id: None, problem: Some(problem) };
         Ok(match status {

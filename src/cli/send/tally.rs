@@ -24,6 +24,9 @@ pub(super) struct Entry {
 pub(super) struct Problem {
     pub(super) code: String,
     pub(super) detail: String,
+    /// Whether the same may be taken later.
+    #[serde(default, skip_serializing)]
+    pub(super) retryable: bool,
 }
 
 /// The code of what is too large to be a message, as processes have it.
@@ -38,8 +41,13 @@ impl Entry {
     }
 
     pub(super) fn refused(line: u64, status: u16, code: &str, detail: impl Into<String>) -> Self {
-        let problem = Problem { code: code.to_owned(), detail: detail.into() };
+        let problem = Problem { code: code.to_owned(), detail: detail.into(), retryable: false };
         Self { line, status, id: None, problem: Some(problem) }
+    }
+
+    /// The process takes nothing at present, this one included.
+    pub(super) fn is_for_later(&self) -> bool {
+        matches!(self.status, 429 | 503) && self.problem.as_ref().is_some_and(|problem| problem.retryable)
     }
 
     /// The process did not answer for it.
@@ -85,6 +93,22 @@ impl Tally {
         Ok(())
     }
 
+    /// Takes that many messages were refused for the same reason, told in one line, or as JSON as any.
+    pub(super) fn add_all(&mut self, entries: impl Iterator<Item = Entry>, told: &str) -> std::io::Result<()> {
+        if !self.json {
+            self.refused += entries.count() as u64;
+            self.warn(told);
+            return Ok(());
+        }
+        entries.into_iter().try_for_each(|entry| self.add(entry))
+    }
+
+    /// The bar, for an input that is read once more.
+    pub(super) fn rewound(&self) -> ProgressBar {
+        self.bar.set_position(0);
+        self.bar.clone()
+    }
+
     /// Says how it goes, while that is not what is hoped for.
     pub(super) fn warn(&self, text: &str) {
         self.bar.suspend(|| eprintln!("seriatim: {text}"));
@@ -103,7 +127,7 @@ impl Tally {
         })
     }
 
-    fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let mut text = format!("{} accepted", self.accepted);
         match (&self.first, &self.last) {
             (Some(first), Some(last)) if first != last => text.push_str(&format!(" as {first} to {last}")),

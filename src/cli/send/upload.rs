@@ -1,17 +1,18 @@
 //! JSON lines as one NDJSON upload: written and answered at the same time, nothing held whole.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
-use reqwest::{Body, Method, header};
+use reqwest::{Body, Method, Response, StatusCode, header};
 use serde::Deserialize;
 
-use super::super::client::Client;
+use super::super::client::{Client, success};
 use super::super::stream;
 use super::Send;
 use super::input::Lines;
-use super::single::headers;
+use super::single::{PAUSE, PAUSE_CAP, headers};
 use super::tally::{Entry, TOO_LARGE, Tally};
 
 /// Bytes of lines that go to the connection at once.
@@ -28,35 +29,71 @@ struct Answer {
     entry: Entry,
 }
 
-/// Sends the lines and takes the answers.
-pub(super) async fn upload(client: &Client, send: &Send, lines: Lines, tally: &mut Tally) -> anyhow::Result<()> {
+/// Where an upload stopped: nothing from there on was taken, and it may be later.
+pub(super) struct Stopped {
+    sent: Sent,
+    /// The first message that was not taken, and what was said of it.
+    first: u64,
+    entry: Entry,
+    after: Option<Duration>,
+    /// Something behind it was taken all the same, so that order forbids to send it again.
+    is_final: bool,
+}
+
+impl Stopped {
+    /// The line to go on with.
+    pub(super) const fn line(&self) -> u64 {
+        self.entry.line
+    }
+
+    /// How long the process wants to be left alone, if it may be asked again at all.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        (!self.is_final).then(|| self.after.unwrap_or(PAUSE).min(PAUSE_CAP))
+    }
+
+    /// Why, in the process' words.
+    pub(super) fn reason(&self) -> &str {
+        self.entry.problem.as_ref().map_or("", |problem| problem.detail.as_str())
+    }
+
+    /// All that were not taken, as far as they were sent.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let last = self.sent.count().max(self.first + 1);
+        (self.first..last).map(|index| Entry { line: self.sent.line(index), ..self.entry.clone() })
+    }
+}
+
+/// Sends the lines and takes the answers. `from` is the first line where an upload is gone on with: then a process
+/// that is not there may be on its way back.
+pub(super) async fn upload(
+    client: &Client,
+    send: &Send,
+    (lines, from): (Lines, Option<u64>),
+    tally: &mut Tally,
+) -> anyhow::Result<Option<Stopped>> {
     let sent = Sent::default();
     let request = headers(client.request(Method::POST, "/v1/messages"), send)
         .header(header::CONTENT_TYPE, "application/x-ndjson")
         .header(header::ACCEPT, "application/x-ndjson")
         .body(body(lines, sent.clone()));
-    let response = client.send(request).await;
-    let mut answered = 0;
-    let broken = match response {
-        Ok(response) => {
-            let mut entries = stream::lines(response, MAX_ENTRY);
-            loop {
-                match entries.next().await {
-                    None => break None,
-                    Some(Err(error)) => break Some(error.to_string()),
-                    Some(Ok(entry)) => {
-                        let Answer { index, entry } = serde_json::from_slice(&entry)?;
-                        answered = index + 1;
-                        tally.add(Entry { line: sent.line(index), ..entry })?;
-                    }
-                }
+    let (mut answered, mut stopped) = (0, None);
+    let broken = match request.send().await {
+        Ok(response) if is_for_later(response.status()) => {
+            return whole(response, sent, from.unwrap_or(1)).await.map(Some);
+        }
+        Ok(response) => take(success(response).await?, &sent, tally, (&mut answered, &mut stopped)).await?,
+        Err(error) => {
+            let failure = client.unreachable(&error);
+            if let Some(from) = from.filter(|_| error.is_connect()) {
+                let entry = Entry::refused(from, 503, "unreachable", failure.message);
+                return Ok(Some(Stopped { sent, first: 0, entry, after: None, is_final: false }));
             }
+            // Nothing went out.
+            if sent.count() == 0 || error.is_connect() {
+                return Err(failure.into());
+            }
+            Some(failure.message)
         }
-        // Nothing went out, or the process refused the whole before it took any of it.
-        Err(failure) if sent.count() == 0 || !failure.message.starts_with("the call failed") => {
-            return Err(failure.into());
-        }
-        Err(failure) => Some(failure.message),
     };
     for (line, reason) in sent.too_long() {
         tally.add(Entry::refused(line, 413, TOO_LARGE, reason))?;
@@ -67,7 +104,50 @@ pub(super) async fn upload(client: &Client, send: &Send, lines: Lines, tally: &m
     }
     match sent.error() {
         Some(error) => Err(error.into()),
-        None => Ok(()),
+        None => Ok(stopped),
+    }
+}
+
+fn is_for_later(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// The process refused the whole before it took any of it.
+async fn whole(response: Response, sent: Sent, from: u64) -> anyhow::Result<Stopped> {
+    let status = response.status();
+    let after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let Err(failure) = success(response).await else { anyhow::bail!("{status} is no success") };
+    let entry = Entry::refused(from, status.as_u16(), "refused", failure.message);
+    Ok(Stopped { sent, first: 0, entry, after: after.map(Duration::from_secs), is_final: false })
+}
+
+/// Takes the entries of an answer, up to where it breaks off, if it does. From the first message on that is
+/// refused for now they are not told of: they may be sent again.
+async fn take(
+    response: Response,
+    sent: &Sent,
+    tally: &mut Tally,
+    (answered, stopped): (&mut u64, &mut Option<Stopped>),
+) -> anyhow::Result<Option<String>> {
+    let mut entries = stream::lines(response, MAX_ENTRY);
+    loop {
+        let entry = match entries.next().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Ok(Some(error.to_string())),
+            Some(Ok(entry)) => entry,
+        };
+        let Answer { index, entry } = serde_json::from_slice(&entry)?;
+        *answered = index + 1;
+        let entry = Entry { line: sent.line(index), ..entry };
+        if entry.is_for_later() {
+            let sent = sent.clone();
+            stopped.get_or_insert(Stopped { sent, first: index, entry, after: None, is_final: false });
+            continue;
+        }
+        if let Some(stopped) = stopped.as_mut() {
+            stopped.is_final = true;
+        }
+        tally.add(entry)?;
     }
 }
 
