@@ -10,6 +10,7 @@
 //! Cancellation: dropping a future of this contract never undoes what was begun. An append or a
 //! commit whose future is dropped has an unknown outcome, exactly as one whose process dies.
 
+pub(crate) mod damage;
 pub mod embedded;
 mod group;
 pub mod kafka;

@@ -7,7 +7,6 @@
 
 mod admit;
 mod batches;
-mod damage;
 mod destinations;
 mod dispatch;
 mod entry;

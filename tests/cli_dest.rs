@@ -119,6 +119,36 @@ fn refused_items_are_told_retried_and_skipped_and_a_pause_holds() {
     assert_eq!(pipeline.run(&["dest", "retry", "default", "7", "--reason", "x"]).code, 3);
 }
 
+#[test]
+fn what_a_destination_waits_for_is_told_by_its_name() {
+    let (folder, receiver) = (Folder::new(), Receiver::start(503));
+    let push = "SERIATIM_DESTINATIONS__DEFAULT__PUSH__";
+    let (url, private) = (format!("{push}HTTP__URL"), format!("{push}HTTP__ALLOW_PRIVATE"));
+    let (backoff, cap) = (format!("{push}RETRY__BACKOFF"), format!("{push}RETRY__CAP"));
+    let retry = [(backoff.as_str(), "20ms"), (cap.as_str(), "200ms")];
+    let pipeline =
+        Pipeline::start(&folder, &[&[(url.as_str(), receiver.url.as_str()), (&private, "true")], &retry[..]].concat());
+    assert_eq!(pipeline.run_with(&["send", "-"], "a\nb\n").code, 0);
+    until_it_says(&pipeline, &["why", "default"], "taken for down and only probed; 0 of lane 0 was tried");
+    let told = pipeline.run(&["why", "default"]).out;
+    assert!(told.contains("status 503; 2 behind\n  lane") && told.contains("the next attempt"), "{told}");
+    until_it_says(&pipeline, &["dest"], "times, taken for down: status 503");
+    until_it_says(&pipeline, &["why"], "destination default waits for its receiver");
+    receiver.status.store(200, Ordering::SeqCst);
+    until_it_says(&pipeline, &["why", "default"], "default waits for nothing");
+    assert_eq!(pipeline.run(&["dest", "pause", "default", "--reason", "they move"]).code, 0);
+    let told = pipeline.run(&["why", "default"]).out;
+    assert!(
+        told.contains("is paused: they move; `seriatim dest resume default --reason WHY` goes on; 0 behind"),
+        "{told}"
+    );
+    let told = pipeline.run(&["why", "1"]).out;
+    assert!(told.contains("message 0-1 has left: to default as number 1"), "{told}");
+    let unknown = pipeline.run(&["why", "nowhere"]);
+    assert_eq!(unknown.code, 3);
+    assert!(unknown.err.contains("there are default"), "{}", unknown.err);
+}
+
 /// How long a batch of a moment may take; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -48,6 +48,8 @@ pub(super) struct Feed {
     pub(super) under_way: usize,
     /// Why nothing is pushed from here.
     pub(super) lost: Option<String>,
+    /// Why nothing can be read from where it is read to; what lies before is pushed first.
+    damage: Option<String>,
     /// Begins nothing: an order waits until nothing is under way.
     pub(super) quiet: bool,
     /// What is pushed once more.
@@ -116,6 +118,7 @@ impl Feed {
             reading: false,
             under_way: 0,
             lost,
+            damage: None,
             quiet: false,
             replay: position.replay.filter(|replay| replay.until > frontier.0),
             broken: false,
@@ -305,7 +308,7 @@ impl Feed {
     pub(super) fn wants_more(&self) -> bool {
         let halted = self.halted.last_key_value().is_some_and(|(last, _)| self.is_unread(*last));
         let room = halted || self.lane.room() > 0;
-        !self.reading && self.lost.is_none() && room && self.held_bytes < self.memory
+        !self.reading && self.lost.is_none() && self.damage.is_none() && room && self.held_bytes < self.memory
     }
 
     /// Whether records that a former owner is known to have done are still to be read again.
@@ -337,6 +340,11 @@ impl Feed {
 
     pub(super) fn frontier(&self) -> Offset {
         self.lane.frontier()
+    }
+
+    /// Whether items that were read are not done.
+    pub(super) fn has_items(&self) -> bool {
+        self.lane.blocking().is_some()
     }
 
     /// The replay that an item is part of.
@@ -411,6 +419,20 @@ impl Feed {
         tracing::error!(at = %self.at, reason, "halted: nothing is pushed from here");
         reason.truncate(reason.floor_char_boundary(REASON_KEPT));
         self.lost = Some(reason);
+    }
+
+    /// The topic cannot be read on from where it is read to.
+    pub(super) fn meets_damage(&mut self, reason: String) {
+        tracing::error!(at = %self.at, reason, "what lies before this is pushed, then nothing from here");
+        self.damage = Some(reason);
+    }
+
+    /// Stands still at damage once nothing before it is left, so that an operator who accepts it passes over the
+    /// damage and nothing else. Says whether it has come to that just now.
+    pub(super) fn stops_at_damage(&mut self) -> bool {
+        let Some(reason) = self.damage.take_if(|_| self.lane.unreleased() == 0) else { return false };
+        self.lose(reason);
+        true
     }
 
     fn broken(&mut self, violated: &Violated) {

@@ -11,6 +11,7 @@ mod settle;
 mod target;
 mod tasks;
 mod trial;
+mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
@@ -139,7 +140,7 @@ impl Owner {
                 let metrics = metrics::destination(name, lane);
                 self.feeds.push(Feed::new(index, at, position, &destination.options, metrics));
             }
-            let held = self.state.held.get(&**name).cloned();
+            let held = self.state.held.get(&**name).filter(|held| held.is_for_good()).cloned();
             let owners = NonZeroU32::new(shared.topics.control_partitions).unwrap_or(NonZeroU32::MIN);
             self.targets.push(Target::new(name.clone(), destination, held, first..self.feeds.len(), owners));
         }
@@ -184,7 +185,7 @@ impl Owner {
             Done::Loaded(loaded) => self.loaded(loaded),
             Done::Read(read) => self.read(read),
             Done::Control(fetched) => self.control_read(fetched),
-            Done::Bounds { feed, bounds } => self.bounds(feed, bounds),
+            Done::Remains { feed, remains } => self.remains(feed, remains),
             Done::Tested(tested) => self.tested(tested),
             Done::Measured(bounds) => self.measured(&bounds),
             Done::Committed(committed) => self.committed(committed)?,

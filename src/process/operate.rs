@@ -1,7 +1,8 @@
 //! What operators ask of the admin port: how the lanes are, what something waits for, and verbs.
 //!
 //! Any process answers, from the logs. `GET /v1/lanes`, `GET /v1/lanes/{lane}`,
-//! `GET /v1/batches`, `GET /v1/destinations`, `GET /v1/why?lane=&id=&batch=`;
+//! `GET /v1/batches`, `GET /v1/destinations`, `GET /v1/why?of=`, or `lane=`, `id=`,
+//! `destination=`, `batch=`;
 //! `POST /v1/lanes/{lane}/{retry|skip|replace|accept}`,
 //! `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept|replay|test}`.
 

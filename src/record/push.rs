@@ -14,7 +14,7 @@ pub struct PushCursor {
     /// How far each output topic is pushed, by its full name and lane. Entries are never dropped:
     /// a destination that is taken out of the config and put back goes on where it stood.
     pub topics: BTreeMap<String, BTreeMap<u32, PushPosition>>,
-    /// The destinations that are not pushed to at present, by name.
+    /// Why destinations do not get at once what is there for them, by name.
     pub held: BTreeMap<String, Held>,
     /// What came of the last test item of each destination.
     pub tests: BTreeMap<String, Tested>,
@@ -65,13 +65,45 @@ pub const HALTED_KEPT: usize = 64;
 /// See [`HALTED_KEPT`].
 pub const REASON_KEPT: usize = 256;
 
-/// Why a destination is not pushed to.
+/// Why a destination does not get at once what is there for it. The first two hold it for every owner and
+/// until an operator resumes; the others are what this owner saw last, for whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Held {
     /// An operator said so; the reason.
     Paused(String),
     /// The receiver answered 410: it does not want any more, ever; what it said.
     Disabled(String),
+    /// Attempts have failed, and further ones follow.
+    Retrying(Retrying),
+    /// Its rate lets no more go at present.
+    Paced,
+}
+
+impl Held {
+    /// Whether only an operator ends it.
+    #[must_use]
+    pub const fn is_for_good(&self) -> bool {
+        matches!(self, Self::Paused(_) | Self::Disabled(_))
+    }
+}
+
+/// An item whose attempts have failed so far: of those of a destination the one that was tried most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retrying {
+    /// Its lane.
+    pub lane: u32,
+    /// Its offset in the destination's topic.
+    pub offset: u64,
+    /// How often this owner has tried it, at least once.
+    pub attempts: u32,
+    /// What came of the last attempt; at most [`REASON_KEPT`] bytes.
+    pub error: String,
+    /// When the first of these attempts failed, in the log's time.
+    pub since: i64,
+    /// Before when no other follows, in the log's time.
+    pub next: i64,
+    /// Whether the receiver is taken for down: only one item at a time is tried then.
+    pub down: bool,
 }
 
 /// The value of the `seriatim-kind` header of a [`PushVerb`] on the control topic.
@@ -170,11 +202,17 @@ mod tests {
             lost: Some("gone".to_owned()),
             replay: Some(Replaying { id: "fix".to_owned(), until: 12 }),
         };
+        let error = "status 503".to_owned();
+        let retrying = Retrying { lane: 1, offset: 7, attempts: 4, error, since: 5, next: 9, down: true };
         let cursor = PushCursor {
             epoch: 3,
             control: 9,
             topics: BTreeMap::from([("o.output".to_owned(), BTreeMap::from([(1, position)]))]),
-            held: BTreeMap::from([("a".to_owned(), Held::Disabled("410".to_owned()))]),
+            held: BTreeMap::from([
+                ("a".to_owned(), Held::Disabled("410".to_owned())),
+                ("b".to_owned(), Held::Retrying(retrying)),
+                ("c".to_owned(), Held::Paced),
+            ]),
             tests: BTreeMap::from([(
                 "a".to_owned(),
                 Tested { order: 4, taken: true, said: "status 204".to_owned(), millis: 3 },

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::log::{Bounds, Error, TopicPartition};
+use crate::log::{Bounds, Error, TopicPartition, damage};
 use crate::metrics;
 use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
 use crate::record::ledger::LedgerRecord;
@@ -10,7 +10,6 @@ use crate::record::{Offset, Partition};
 use crate::takeover;
 
 use super::batches::Batches;
-use super::damage;
 use super::destinations::Destinations;
 use super::lane::{LaneState, Lost};
 use super::owner::Shared;

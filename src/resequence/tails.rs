@@ -7,11 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{Bounds, Error, Log, TopicPartition};
+use crate::log::{Bounds, Error, Log, TopicPartition, damage};
 use crate::record::{Offset, OutputHeaders};
 use crate::takeover;
-
-use super::damage;
 
 /// What a destination's partition holds, compared with the cursor's counter.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use seriatim::deliver::{OnFailure, Options, Retry};
+use seriatim::deliver::{OnFailure, Options, Rate, Retry};
 use seriatim::record::push::{HaltedItems, Held, PushAction};
 use seriatim::record::{Offset, Partition};
 use tokio::time::Instant;
@@ -290,4 +290,75 @@ async fn a_lost_cursor_halts_rather_than_pushing_everything_again() {
     rig.log.recreate(&rig.topics.cursors_deliver);
     rig.run_until(Rig::options(), tokio::time::sleep(Duration::from_secs(60))).await;
     assert_eq!(rig.receiver.seen().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_halts_the_lane_behind_all_that_lies_before_it_and_is_passed_over_when_accepted() {
+    let rig = Rig::new(1, 1).await;
+    for _ in 0..5 {
+        rig.write(0, &[1], 10).await;
+    }
+    rig.log.damage(&rig.output(0), Offset(2)..Offset(3)).expect("it exists");
+    rig.receiver.script(|_| Reaction::Take(Duration::from_millis(5)));
+    let lost = async {
+        while rig.position(0).lost.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    rig.run_until(Rig::options(), lost).await;
+    assert_eq!((rig.receiver.applied().len(), rig.position(0).position), (2, 2), "what lies before it is pushed");
+    // The next owner stands still there, too, until somebody accepts.
+    let accepted = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(rig.receiver.applied().len(), 2);
+        rig.order(0, PushAction::Accept { lane: 0 }).await;
+        rig.wait_position(0, 5).await;
+    };
+    rig.run_until(Rig::options(), accepted).await;
+    let sequences: Vec<_> = rig.receiver.applied().into_iter().map(|(_, _, sequence)| sequence).collect();
+    assert_eq!(sequences, [0, 1, 3, 4]);
+    assert_eq!(rig.position(0).lost, None);
+}
+
+/// Waits until the cursor says this of what holds the destination.
+async fn wait_held(rig: &Rig, is: impl Fn(Option<&Held>) -> bool) {
+    while !is(rig.cursor(0).held.get(NAME)) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_item_that_was_tried_most_is_told_until_it_is_taken() {
+    let rig = Rig::new(1, 1).await;
+    rig.write(0, &[1, 2, 2], 10).await;
+    // 0 fails from the beginning, 1 later and less often; 2 stands behind it.
+    rig.receiver.script(|push| match (push.provenance.expect("written by the rig").sequence.0, push.attempt) {
+        (0, 1..=6) | (1, 1..=2) => Reaction::Say(409),
+        _ => TAKE,
+    });
+    let told = async {
+        wait_held(&rig, |held| matches!(held, Some(Held::Retrying(r)) if r.offset == 0 && r.attempts > 2)).await;
+        let held = rig.cursor(0).held.remove(NAME);
+        let Some(Held::Retrying(told)) = held else { panic!("{held:?}") };
+        assert_eq!((told.lane, told.error.as_str(), told.down), (0, "status 409: as scripted", false));
+        assert!(told.since < told.next, "{told:?}");
+        wait_held(&rig, |held| held.is_none()).await;
+        rig.receiver.wait_applied(3).await;
+    };
+    rig.run_until(Rig::options(), told).await;
+    assert_exact(&rig.receiver.applied(), 1, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_holds_items_back_is_told() {
+    let rig = Rig::new(1, 1).await;
+    rig.write(0, &[1; 20], 10).await;
+    let one = NonZeroU32::new(1).expect("not 0");
+    let options = Options { rate: Some(Rate { items: one, per: Duration::from_secs(10) }), ..Rig::options() };
+    let told = async {
+        wait_held(&rig, |held| held == Some(&Held::Paced)).await;
+        rig.receiver.wait_applied(20).await;
+        wait_held(&rig, |held| held.is_none()).await;
+    };
+    rig.run_until(options, told).await;
 }

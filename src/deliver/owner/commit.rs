@@ -20,12 +20,7 @@ impl Owner {
         self.dirty = false;
         self.state.epoch = self.epoch.0;
         self.state.control = self.control_done().0;
-        for target in &self.targets {
-            match &target.held {
-                Some(held) => self.state.held.insert(target.name.to_string(), held.clone()),
-                None => self.state.held.remove(&*target.name),
-            };
-        }
+        self.tell_what_holds(Instant::now());
         for feed in &mut self.feeds {
             let lanes = self.state.topics.entry(feed.at.topic.as_str().to_owned()).or_default();
             match feed.begin_commit() {

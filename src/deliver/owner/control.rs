@@ -4,8 +4,8 @@ use futures::FutureExt as _;
 
 use super::super::Shared;
 use super::Owner;
-use super::tasks::{self, Done, Fetch};
-use crate::log::{self, Bounds, TopicPartition};
+use super::tasks::{self, Done, Fetch, Remains};
+use crate::log::{self, TopicPartition};
 use crate::record::push::{HaltedItems, Held, PUSH_VERB, PushAction, PushPosition, PushVerb};
 use crate::record::{Name, Offset, RecordRef};
 use crate::takeover;
@@ -129,22 +129,23 @@ impl Owner {
         if !self.asking {
             self.asking = true;
             let (log, at) = (self.shared.log.clone(), self.feeds[feed].at.clone());
-            self.tasks.push(tasks::bounds(log, at).map(move |bounds| Done::Bounds { feed, bounds }).boxed());
+            let asked = tasks::remains(log, at, Offset(self.known(feed).position));
+            self.tasks.push(asked.map(move |remains| Done::Remains { feed, remains }).boxed());
         }
     }
 
     /// Executes the order for which the log was asked. One that accepted a loss leaves the queue when the
     /// loss is over.
-    pub(super) fn bounds(&mut self, feed: usize, bounds: Result<Bounds, log::Error>) {
+    pub(super) fn remains(&mut self, feed: usize, remains: Result<Remains, log::Error>) {
         self.asking = false;
         let at = &self.feeds[feed].at;
-        match (bounds, self.verbs.front().map(|(_, verb)| &verb.action)) {
-            (Ok(bounds), Some(PushAction::Replay { from, id, .. })) => {
-                let (from, id) = (Offset(*from).max(bounds.start), id.clone());
+        match (remains, self.verbs.front().map(|(_, verb)| &verb.action)) {
+            (Ok(remains), Some(PushAction::Replay { from, id, .. })) => {
+                let (from, id) = (Offset(*from).max(remains.bounds.start), id.clone());
                 self.verbs.pop_front();
                 self.replay(feed, from, id);
             }
-            (Ok(bounds), _) => self.accepted(feed, bounds),
+            (Ok(remains), _) => self.accepted(feed, &remains),
             (Err(error), _) if tasks::is_passing(&error) => {
                 tracing::warn!(%at, %error, "asking again what the log has");
             }
@@ -159,12 +160,14 @@ impl Owner {
 
     /// Goes back to an item that is done.
     fn replay(&mut self, feed: usize, from: Offset, id: String) {
-        let options = self.targets[self.feeds[feed].target].options.clone();
+        let target = self.feeds[feed].target;
+        let options = self.targets[target].options.clone();
         let feed = &mut self.feeds[feed];
         match feed.again_from(from, id) {
             Some(position) => {
                 tracing::info!(at = %feed.at, from = position.position, replay = ?position.replay, "pushing once more");
                 feed.restart(position, &options);
+                self.targets[target].settled();
             }
             None => {
                 tracing::warn!(at = %feed.at, %from, "nothing there was pushed yet: there is nothing to replay");
@@ -174,17 +177,30 @@ impl Owner {
         self.dirty = true;
     }
 
-    /// Goes on from the position where the log still has it, else from the log's beginning.
-    fn accepted(&mut self, feed: usize, bounds: Bounds) {
-        let at = self.feeds[feed].at.clone();
+    /// Where a feed stands, or stood when that was known last.
+    fn known(&self, feed: usize) -> PushPosition {
+        let at = &self.feeds[feed].at;
         let committed = self.state.topics.get(at.topic.as_str()).and_then(|lanes| lanes.get(&at.partition.0));
-        let known = self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default();
+        self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default()
+    }
+
+    /// Goes on from the position where the log still has it, behind what cannot be read there, else from the
+    /// log's beginning.
+    fn accepted(&mut self, feed: usize, remains: &Remains) {
+        let (mut known, bounds) = (self.known(feed), remains.bounds);
         let is_there = bounds.start.0 <= known.position && known.position <= bounds.end.0;
-        let begins = PushPosition { position: bounds.start.0, ..PushPosition::default() };
-        let position = if is_there { PushPosition { lost: None, ..known } } else { begins };
-        tracing::warn!(%at, from = position.position, "a loss was accepted");
-        let options = self.targets[self.feeds[feed].target].options.clone();
-        self.feeds[feed].restart(position, &options);
+        let position = match remains.behind {
+            Some(behind) if is_there => {
+                let halted = known.halted.split_off(&behind.0);
+                PushPosition { position: behind.0, halted, replay: known.replay, ..PushPosition::default() }
+            }
+            _ if is_there => PushPosition { lost: None, ..known },
+            _ => PushPosition { position: bounds.start.0, ..PushPosition::default() },
+        };
+        tracing::warn!(at = %self.feeds[feed].at, from = position.position, "a loss was accepted");
+        let target = &mut self.targets[self.feeds[feed].target];
+        target.settled();
+        self.feeds[feed].restart(position, &target.options);
         self.dirty = true;
     }
 

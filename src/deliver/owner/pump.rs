@@ -28,7 +28,7 @@ impl Owner {
         }
         if now >= self.tick {
             self.tick = now + TICK;
-            self.beat();
+            self.beat(now);
         }
         self.begin_commit();
     }
@@ -170,6 +170,7 @@ impl Owner {
 
     fn read_on(&mut self, now: Instant) {
         for (index, feed) in self.feeds.iter_mut().enumerate() {
+            self.dirty |= feed.stops_at_damage();
             let target = &self.targets[feed.target];
             // What waits for room only is about to go: shed, it would be loaded again at once, and
             // two lanes that take turns would do that to each other for ever.
@@ -189,11 +190,12 @@ impl Owner {
         }
     }
 
-    /// Every now and then: gauges, and positions that moved without an acknowledgement.
-    fn beat(&mut self) {
+    /// Every now and then: gauges, positions that moved without an acknowledgement, and what goes wrong.
+    fn beat(&mut self, now: Instant) {
         let all = self.feeds.iter().map(|feed| feed.at.clone()).collect();
         self.tasks.push(tasks::measure(self.shared.log.clone(), all).boxed());
         self.dirty |= self.feeds.iter().any(|feed| feed.frontier() != feed.committed);
+        self.dirty |= self.has_news(now);
         for target in &self.targets {
             let open = i64::from(target.breaker.is_open());
             for feed in &self.feeds[target.feeds.clone()] {

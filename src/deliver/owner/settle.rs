@@ -8,6 +8,7 @@ use super::super::options::OnFailure;
 use super::super::verdict::{Verdict, Wish, judge};
 use super::Owner;
 use super::tasks::{Item, Loaded, Piece, Read, Sent, is_passing};
+use crate::log;
 use crate::order::retry_after;
 use crate::record::push::{Held, REASON_KEPT};
 use crate::record::{Batch, Name, error_json};
@@ -99,6 +100,9 @@ impl Owner {
         let pause = target.pause(1, self.rng.u64(..)).unwrap_or(target.options.retry.backoff);
         let due = now + retry_after(pause, asked, target.options.retry_after_max);
         tracing::debug!(at = %self.feeds[feed].at, items = pieces.len(), ?verdict, "again, one by one");
+        if let (Verdict::Again { reason, .. }, Some(first)) = (verdict, pieces.first()) {
+            self.failing(Item { feed, life: self.feeds[feed].life, part: first.part }, reason, due);
+        }
         for piece in pieces {
             if let Some(entry) = self.feeds[feed].entry(piece.part) {
                 entry.alone = true;
@@ -133,6 +137,7 @@ impl Owner {
         }
         target.probe = target.probe.filter(|_| target.breaker.is_open());
         if was_open && !target.breaker.is_open() {
+            target.settled();
             tracing::info!(destination = &*target.name, "is back");
         }
     }
@@ -144,6 +149,7 @@ impl Owner {
     /// Done for good, once it is committed.
     pub(super) fn finish(&mut self, item: Item) {
         self.feeds[item.feed].finish(item.part);
+        self.not_failing(item);
         self.dirty = true;
     }
 
@@ -155,6 +161,7 @@ impl Owner {
                 let pause = retry_after(pause, after, target.options.retry_after_max);
                 tracing::debug!(at = %self.feeds[item.feed].at, offset = %item.part.offset, attempts, reason, ?pause, "again");
                 self.feeds[item.feed].delay(item.part, now + pause);
+                self.failing(item, reason, now + pause);
             }
             None => self.refuse(item, record, format!("given up after {attempts} attempts: {reason}")),
         }
@@ -191,6 +198,7 @@ impl Owner {
         match policy {
             OnFailure::Halt => {
                 feed.halt(item.part, reason);
+                self.not_failing(item);
                 self.dirty = true;
                 return;
             }
@@ -238,6 +246,7 @@ impl Owner {
         match read.fetch.fetched {
             Ok(fetched) => feed.admit(&fetched.batches, fetched.next),
             Err(error) if is_passing(&error) => tracing::warn!(at = %feed.at, %error, "reading again"),
+            Err(error @ log::Error::Damaged(_)) => feed.meets_damage(error.to_string()),
             Err(error) => {
                 feed.lose(error.to_string());
                 self.dirty = true;

@@ -10,6 +10,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::super::{Destination, Options, Sender};
+use super::trouble::Trouble;
 use crate::metrics::{self, Push};
 use crate::order::{Backoff, Breaker, BreakerPolicy, Pace};
 use crate::record::Offset;
@@ -37,6 +38,9 @@ pub(super) struct Target {
     /// What keeps to its rate, and when the next item may go by that.
     pace: Option<Pace>,
     paced: Option<Instant>,
+    /// What goes wrong, and whether a cursor tells of it as it is now.
+    pub(super) trouble: Option<Trouble>,
+    pub(super) is_told: bool,
     /// Test items to be sent, with their orders.
     pub(super) tests: VecDeque<(Offset, TestItem)>,
     /// Its feeds' indices, and which of them comes first the next time.
@@ -68,6 +72,8 @@ impl Target {
             takes: 1,
             pace: options.rate.map(|rate| Pace::new(rate.items, rate.per.saturating_mul(owners.get()))),
             paced: None,
+            trouble: None,
+            is_told: true,
             tests: VecDeque::new(),
             turn: feeds.start,
             feeds,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::{Answer, Failure, FailureKind, Push, Sender};
-use crate::log::{self, Append, Bounds, Fetched, Log, Reader, TopicPartition, Visibility, Writer};
+use crate::log::{self, Append, Bounds, Fetched, Log, Reader, TopicPartition, Visibility, Writer, damage};
 use crate::order::Part;
 use crate::record::{Batch, Offset};
 
@@ -22,7 +22,7 @@ pub(super) enum Done {
     Loaded(Loaded),
     Read(Read),
     Control(Fetch),
-    Bounds { feed: usize, bounds: Result<Bounds, log::Error> },
+    Remains { feed: usize, remains: Result<Remains, log::Error> },
     Tested(Tested),
     Measured(Vec<Result<Bounds, log::Error>>),
     Committed(Committed),
@@ -70,6 +70,13 @@ pub(super) struct Tested {
 pub(super) struct Fetch {
     pub(super) reader: Option<Box<dyn Reader>>,
     pub(super) fetched: Result<Fetched, log::Error>,
+}
+
+/// What a partition still has.
+pub(super) struct Remains {
+    pub(super) bounds: Bounds,
+    /// Where it can be read on, if it cannot where it was asked about.
+    pub(super) behind: Option<Offset>,
 }
 
 pub(super) struct Read {
@@ -165,11 +172,17 @@ async fn open(log: &dyn Log, at: &TopicPartition, from: Offset) -> Result<Box<dy
     log.read(at, from, Visibility::Durable, READ_BYTES).await
 }
 
-/// Asks where a partition begins and ends.
-pub(super) async fn bounds(log: Arc<dyn Log>, of: TopicPartition) -> Result<Bounds, log::Error> {
-    let bounds = log.bounds(&of).await;
-    pause_if_passing(bounds.as_ref().err()).await;
-    bounds
+/// Asks what a partition still has, from a position on.
+pub(super) async fn remains(log: Arc<dyn Log>, of: TopicPartition, from: Offset) -> Result<Remains, log::Error> {
+    let look = async {
+        let bounds = log.bounds(&of).await?;
+        let is_within = bounds.start <= from && from < bounds.stable_end;
+        let damage = if is_within { damage::at(&*log, &of, from, bounds.stable_end).await? } else { None };
+        Ok(Remains { bounds, behind: damage.map(|damage| damage.end) })
+    };
+    let remains = look.await;
+    pause_if_passing(remains.as_ref().err()).await;
+    remains
 }
 
 /// Asks where partitions begin and end.

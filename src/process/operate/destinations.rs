@@ -2,6 +2,8 @@
 //!
 //! `GET /v1/destinations`, `POST /v1/destinations/{name}/{pause|resume|retry|skip|accept|replay|test}`.
 
+mod state;
+
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -12,6 +14,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
+pub(super) use state::{of, waiting};
 use tokio::time::{Instant, sleep};
 
 use super::orders::{self, LOOK_EVERY, Sent};
@@ -20,7 +23,7 @@ use crate::log::TopicPartition;
 use crate::metrics::Role;
 use crate::observe::outputs;
 use crate::record::push::{
-    HaltedItems, Held, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem, Tested,
+    HaltedItems, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem, Tested,
     is_replay_id,
 };
 use crate::record::{Offset, Partition, Sequence};
@@ -61,76 +64,7 @@ pub(super) fn router(operate: Operate) -> Router {
 }
 
 async fn all(State(operate): State<Operate>) -> Result<Json<Value>, Refusal> {
-    Ok(Json(json!({"destinations": states(&operate).await?})))
-}
-
-/// Every destination that was ever pushed to.
-async fn states(operate: &Operate) -> Result<Vec<Value>, Refusal> {
-    let mut cursors = Vec::new();
-    for control in 0..operate.topics.control_partitions {
-        cursors.push(cursor(operate, Partition(control)).await?.unwrap_or_default());
-    }
-    let mut states = Vec::new();
-    for (name, topic) in &operate.topics.destinations {
-        let mut positions = Vec::new();
-        for cursor in &cursors {
-            positions.extend(cursor.topics.get(topic.as_str()).into_iter().flatten());
-        }
-        let mut lanes = Vec::new();
-        for (lane, position) in positions {
-            let end = operate.log.bounds(&topic.partition(Partition(*lane))).await?.stable_end.0;
-            lanes.push(json!({
-                "lane": lane,
-                "position": position.position,
-                "lag": end.saturating_sub(position.position),
-                "halted": position.halted,
-                "haltedByLoss": position.lost,
-                "replay": position.replay.as_ref().map(|replay| &replay.id),
-            }));
-        }
-        if !lanes.is_empty() {
-            let holding = || cursors.iter().filter_map(|cursor| cursor.held.get(name));
-            let held = holding().next().map(|held| match held {
-                // A pause is for all owners; where one was not told, it has to be said again.
-                Held::Paused(reason) => json!({"paused": reason, "partly": holding().count() < cursors.len()}),
-                Held::Disabled(reason) => json!({"disabled": reason}),
-            });
-            states.push(json!({"name": name, "topic": topic.as_str(), "held": held, "lanes": lanes}));
-        }
-    }
-    Ok(states)
-}
-
-/// A sentence for each destination that waits for an operator.
-pub(super) async fn waiting(operate: &Operate) -> Result<Vec<String>, Refusal> {
-    let mut sentences = Vec::new();
-    for state in states(operate).await? {
-        let name = state["name"].as_str().unwrap_or_default();
-        if let Some(reason) = state["held"]["paused"].as_str() {
-            let paused = if state["held"]["partly"] == true { "paused in some lanes only" } else { "paused" };
-            let what = format!("`seriatim dest resume {name} --reason WHY` goes on");
-            sentences.push(format!("destination {name} is {paused}: {reason}; {what}"));
-        }
-        if let Some(reason) = state["held"]["disabled"].as_str() {
-            let what = format!("`seriatim dest resume {name} --reason WHY` tries again");
-            sentences.push(format!("destination {name} was disabled by its receiver: {reason}; {what}"));
-        }
-        for lane in state["lanes"].as_array().into_iter().flatten() {
-            let number = &lane["lane"];
-            if let Some(reason) = lane["haltedByLoss"].as_str() {
-                let what = format!("`seriatim dest accept {name} {number} --reason WHY` goes on with what there is");
-                sentences.push(format!("destination {name}, lane {number}, stands still: {reason}; {what}"));
-            }
-            for (offset, reason) in lane["halted"].as_object().into_iter().flatten() {
-                let reason = reason.as_str().unwrap_or_default();
-                let what = format!("`seriatim dest retry|skip {name} {number} {offset} --reason WHY` ends that");
-                sentences.push(format!(
-                    "destination {name}, lane {number}: {offset} was refused and holds its group: {reason}; {what}"
-                ));
-            }
-        }
-    }
-    Ok(sentences)
+    Ok(Json(json!({"destinations": state::all(&operate).await?})))
 }
 
 async fn execute(

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::observe::live::{Live, Message, Waiting};
 use crate::observe::{batches, ledger, work};
 use crate::record::batches::{BatchState, Phase};
 use crate::record::ledger::Outcome;
-use crate::record::{Partition, Source};
+use crate::record::{Offset, Partition, Source};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,33 +20,110 @@ pub(super) struct Asked {
     lane: Option<u32>,
     id: Option<String>,
     batch: Option<String>,
+    destination: Option<String>,
+    /// Whichever of them it is.
+    of: Option<String>,
 }
 
 pub(super) async fn why(State(operate): State<Operate>, Query(asked): Query<Asked>) -> Result<Json<Value>, Refusal> {
-    if let Some(id) = &asked.batch {
-        return batch(&operate, id).await.map(Json);
-    }
-    let answer = match (&asked.id, asked.lane) {
-        (Some(id), _) => message(&operate, id).await?,
-        (None, Some(number)) => vec![look(&operate, number).await?],
-        (None, None) => {
-            let mut answers = Vec::new();
-            for number in 0..operate.topics.lanes {
-                answers.push(look(&operate, number).await.unwrap_or_else(|refusal| (refusal.detail, Vec::new())));
-            }
-            // What the deliverer's state cannot tell must not hide what the lanes wait for.
-            let waiting = destinations::waiting(&operate).await.unwrap_or_else(|refusal| vec![refusal.detail]);
-            answers.extend(waiting.into_iter().map(|sentence| (sentence, Vec::new())));
-            answers
-        }
+    let answers = if let Some(of) = &asked.of {
+        whichever(&operate, of).await?
+    } else if let Some(id) = &asked.batch {
+        vec![batch(&operate, id).await?]
+    } else if let Some(name) = &asked.destination {
+        vec![destination(&operate, name).await?]
+    } else if let Some(id) = &asked.id {
+        message(&operate, source(id)?).await?
+    } else if let Some(number) = asked.lane {
+        vec![look(&operate, number).await?]
+    } else {
+        everything(&operate).await
     };
-    let answers: Vec<Value> =
-        answer.into_iter().map(|(sentence, messages)| json!({"sentence": sentence, "messages": messages})).collect();
+    let answers: Vec<Value> = answers.into_iter().map(Answer::into_json).collect();
     Ok(Json(json!({"answers": answers})))
 }
 
+/// A sentence, the messages it is about, and what else is known.
+struct Answer {
+    sentence: String,
+    messages: Vec<Value>,
+    more: Value,
+}
+
+impl Answer {
+    const fn sentence(sentence: String) -> Self {
+        Self::about(sentence, Vec::new())
+    }
+
+    const fn about(sentence: String, messages: Vec<Value>) -> Self {
+        Self { sentence, messages, more: Value::Null }
+    }
+
+    fn into_json(self) -> Value {
+        let mut value = json!({"sentence": self.sentence, "messages": self.messages});
+        if let (Some(object), Value::Object(more)) = (value.as_object_mut(), self.more) {
+            object.extend(more);
+        }
+        value
+    }
+}
+
+/// What every lane waits for, and every destination that does not get what is there for it.
+async fn everything(operate: &Operate) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for number in 0..operate.topics.lanes {
+        answers.push(look(operate, number).await.unwrap_or_else(|refusal| Answer::sentence(refusal.detail)));
+    }
+    // What the deliverer's state cannot tell must not hide what the lanes wait for.
+    let waiting = destinations::waiting(operate).await.unwrap_or_else(|refusal| vec![refusal.detail]);
+    answers.extend(waiting.into_iter().map(Answer::sentence));
+    answers
+}
+
+/// A number is a lane's, or a message's offset where there is one lane only. A name may be that of a
+/// destination and of a batch: then both are told of.
+async fn whichever(operate: &Operate, of: &str) -> Result<Vec<Answer>, Refusal> {
+    if let Ok(number) = of.parse::<u64>() {
+        let lanes = operate.topics.lanes;
+        return match u32::try_from(number) {
+            Ok(lane) if lane < lanes => Ok(vec![look(operate, lane).await?]),
+            _ if lanes == 1 => message(operate, Source { lane: Partition(0), offset: Offset(number) }).await,
+            _ => Err(Refusal::not_found(format!(
+                "there is no lane {of}; there are {lanes}, numbered from 0; a message is LANE-OFFSET"
+            ))),
+        };
+    }
+    if let Some(source) = Source::from_id(of) {
+        return message(operate, source).await;
+    }
+    let mut answers = Vec::new();
+    for found in [destination(operate, of).await, batch(operate, of).await] {
+        match found {
+            Ok(answer) => answers.push(answer),
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {}
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    if answers.is_empty() {
+        let known: Vec<&str> = operate.topics.destinations.keys().map(String::as_str).collect();
+        let known = known.join(", ");
+        return Err(Refusal::not_found(format!("there is no batch {of:?} and no such destination; there are {known}")));
+    }
+    Ok(answers)
+}
+
+fn source(id: &str) -> Result<Source, Refusal> {
+    Source::from_id(id).ok_or_else(|| Refusal::bad(format!("{id:?} is no message: write LANE-OFFSET")))
+}
+
+/// What a destination waits for.
+async fn destination(operate: &Operate, name: &str) -> Result<Answer, Refusal> {
+    let (sentence, state) = destinations::of(operate, name).await?;
+    Ok(Answer { more: json!({"destination": state}), ..Answer::sentence(sentence) })
+}
+
 /// What a batch waits for.
-async fn batch(operate: &Operate, id: &str) -> Result<Value, Refusal> {
+async fn batch(operate: &Operate, id: &str) -> Result<Answer, Refusal> {
     let record = batches::find(&*operate.log, &operate.topics, id).await?;
     let state = record.ok_or_else(|| Refusal::not_found(format!("there is no batch {id:?}")))?.state;
     let mut sentence = of_batch(id, &state);
@@ -54,8 +132,7 @@ async fn batch(operate: &Operate, id: &str) -> Result<Value, Refusal> {
         let error = ends.get(&index).map(|end| &end["error"]).filter(|error| !error.is_null());
         sentence += &error.map(|error| format!("; item {index} said last: {error}")).unwrap_or_default();
     }
-    let answer = json!({"sentence": sentence, "messages": [], "batch": id, "counts": state.counts()});
-    Ok(json!({"answers": [answer]}))
+    Ok(Answer { more: json!({"batch": id, "counts": state.counts()}), ..Answer::sentence(sentence) })
 }
 
 /// How many of the items that wait for an operator a sentence names.
@@ -97,12 +174,10 @@ fn of_batch(id: &str, state: &BatchState) -> String {
     format!("batch {id}, {} of {} succeeded: {waits}", counts.succeeded, counts.total)
 }
 
-type Answer = (String, Vec<Value>);
-
 async fn look(operate: &Operate, number: u32) -> Result<Answer, Refusal> {
     Ok(match operate.look(Partition(number)).await? {
         Looked::Live(live) => lane(&live),
-        Looked::Lost(lost) => (halted_for_good(number, &lost), Vec::new()),
+        Looked::Lost(lost) => Answer::sentence(halted_for_good(number, &lost)),
     })
 }
 
@@ -114,15 +189,15 @@ fn halted_for_good(lane: impl std::fmt::Display, reason: &str) -> String {
 fn lane(live: &Live) -> Answer {
     let number = live.lane;
     if let Some(reason) = &live.cursor.halted {
-        return (halted_for_good(number, reason), Vec::new());
+        return Answer::sentence(halted_for_good(number, reason));
     }
     let Some(head) = live.blocking() else {
-        return match live.input_end.0.saturating_sub(live.cursor.frontier) {
-            0 if live.held_up_to > live.input_end => (held_up(live), Vec::new()),
-            0 => (format!("lane {number} waits for nothing: everything that came in has left"), Vec::new()),
+        return Answer::sentence(match live.input_end.0.saturating_sub(live.cursor.frontier) {
+            0 if live.held_up_to > live.input_end => held_up(live),
+            0 => format!("lane {number} waits for nothing: everything that came in has left"),
             // Offsets that are none of a record's, or records that came in just now.
-            _ => (format!("lane {number} waits for its owner to read on"), Vec::new()),
-        };
+            _ => format!("lane {number} waits for its owner to read on"),
+        });
     };
     let behind = live.messages().count() - 1;
     let mut shown = vec![describe(&head)];
@@ -132,7 +207,7 @@ fn lane(live: &Live) -> Answer {
     if let Some(damage) = live.damage() {
         text = format!("{text}; when these have left the lane stands still, as its input is damaged: {damage}");
     }
-    (text, shown)
+    Answer::about(text, shown)
 }
 
 /// A transaction that its producer neither commits nor aborts ends what can be read of the input.
@@ -146,8 +221,7 @@ fn held_up(live: &Live) -> String {
 }
 
 /// Why a message has not left, or that it has.
-async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
-    let source = Source::from_id(id).ok_or_else(|| Refusal::bad(format!("{id:?} is no message: write LANE-OFFSET")))?;
+async fn message(operate: &Operate, source: Source) -> Result<Vec<Answer>, Refusal> {
     let live = operate.live(source.lane).await?;
     let Some(message) = live.find(source.offset) else {
         let sentence = match ledger::find(&*operate.log, &operate.topics, source).await? {
@@ -161,7 +235,7 @@ async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
             }
             _ => return Err(Refusal::not_found(format!("there is no message {source}"))),
         };
-        return Ok(vec![(sentence, Vec::new())]);
+        return Ok(vec![Answer::sentence(sentence)]);
     };
     let mut shown = vec![describe(&message)];
     let before = match message.waiting {
@@ -177,7 +251,7 @@ async fn message(operate: &Operate, id: &str) -> Result<Vec<Answer>, Refusal> {
         text = format!("{text}; {}", sentence(&head));
         shown.push(describe(&head));
     }
-    Ok(vec![(text, shown)])
+    Ok(vec![Answer::about(text, shown)])
 }
 
 /// Where on the work topic a message without a result is, if it is there and found.

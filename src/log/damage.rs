@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::log::{Error, Log, TopicPartition, Visibility};
+use super::{Error, Log, TopicPartition, Visibility};
 use crate::record::Offset;
 
 /// How much is read at once on the way to the damage.
@@ -16,7 +16,7 @@ const READ_BYTES: usize = 1 << 20;
 /// # Errors
 ///
 /// The log's, but for [`Error::Damaged`].
-pub(super) async fn first(
+pub(crate) async fn first(
     log: &dyn Log,
     of: &TopicPartition,
     from: Offset,
@@ -62,7 +62,7 @@ async fn behind(log: &dyn Log, of: &TopicPartition, first: Offset, end: Offset) 
 /// # Errors
 ///
 /// As [`first`].
-pub(super) async fn at(
+pub(crate) async fn at(
     log: &dyn Log,
     of: &TopicPartition,
     from: Offset,
