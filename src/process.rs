@@ -33,6 +33,7 @@ pub use role::{Role, Roles};
 pub use running::{RoleError, Running};
 
 use crate::log::Log;
+use crate::log::embedded::Embedded;
 use crate::topics::Topics;
 use crate::work::{self, Processor};
 use crate::{deliver, ingress, resequence};
@@ -85,7 +86,7 @@ impl Process {
         let ingress_options = wiring::ingress_options(config)?;
         let (tls, tcp_ports) = (wiring::http_tls(config)?, wiring::tcp_ports(config)?);
         let pushed = wiring::pushed(config)?;
-        let listeners = Listeners::bind(config, roles).await?;
+        let listeners = Listeners::bind(config, roles).await.map_err(|error| first_cause(config, error))?;
         let engine = Engine::open(config).await?;
         let topics = Arc::new(config.topics());
         engine.ensure(&topics).await?;
@@ -180,6 +181,14 @@ impl Process {
         let _ = self.retention.await;
         drained
     }
+}
+
+/// Who finds the ports taken by the process that has the folder, too, is told of the folder: another port would
+/// not help.
+fn first_cause(config: &Config, error: Error) -> Error {
+    let taken = matches!(&error, Error::Listen { error, .. } if error.kind() == std::io::ErrorKind::AddrInUse);
+    let holder = || Embedded::holder(&config.log.folder()?);
+    if taken { holder().map_or(error, Error::Open) } else { error }
 }
 
 /// Why messages are refused, where this process takes them in.

@@ -210,3 +210,69 @@ fn bench_counts_what_is_refused_and_misses_what_does_not_come() {
     let gone = run(&folder, &["bench", "--url", "http://127.0.0.1:9"], &[]);
     assert!(gone.code == 1 && gone.err.contains("nothing answers"), "{}", gone.err);
 }
+
+#[test]
+fn what_failed_for_good_is_in_the_dead_letters() {
+    let folder = Folder::new();
+    let work = [
+        ("SERIATIM_WORK__JQ", "if .n == 2 then error(\"two\") else . end"),
+        ("SERIATIM_ORDER__ON_FAILURE", "dead-letter"),
+    ];
+    let pipeline = Pipeline::start(&folder, &work);
+    assert_eq!(pipeline.run_with(&["send", "-"], "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n").code, 0);
+    assert_eq!(pipeline.bodies(2), ["{\"n\":1}", "{\"n\":3}"]);
+    let letters = pipeline.run(&["tail", "--dead-letters"]);
+    assert!(
+        letters.out.starts_with("0\t0-1\t-\t") && letters.out.ends_with("filter-error: \"two\"\t{\"n\":2}\n"),
+        "{}",
+        letters.out
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&pipeline.run(&["tail", "--dead-letters", "--json"]).out).expect("one line of JSON");
+    assert_eq!((&json["offset"], &json["source"]["offset"], &json["body"]["n"]), (&0.into(), &1.into(), &2.into()));
+    assert!(json["error"]["code"].is_string(), "{json}");
+    assert_eq!(pipeline.run(&["tail", "--dead-letters", "--from", "1"]).out, "");
+    assert_eq!(pipeline.run(&["tail", "default", "--dead-letters"]).code, 2);
+}
+
+#[test]
+fn one_port_taken_for_the_other_is_told() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    let ports = pipeline.ports();
+    let url = |key: &str| {
+        let (_, address) = ports.iter().find(|(name, _)| name == key).expect("it is one of them");
+        format!("http://{address}")
+    };
+    let tail = pipeline.run(&["tail", "--url", &url("SERIATIM_ADMIN__LISTEN")]);
+    assert!(tail.code == 3 && tail.err.contains("this is the admin port"), "{}", tail.err);
+    let lanes = pipeline.run(&["lanes", "--url", &url("SERIATIM_INGRESS__HTTP")]);
+    assert!(lanes.code == 3 && lanes.err.contains("this is the data port"), "{}", lanes.err);
+}
+
+#[test]
+fn a_folder_in_use_or_a_file_in_its_place_is_told_first() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[]);
+    let second = pipeline.run(&["run"]);
+    assert_eq!(second.code, 1);
+    assert!(second.err.contains("seriatim-data is in use by process"), "{}", second.err);
+    folder.write("file", "");
+    let free = [("SERIATIM_INGRESS__HTTP", "127.0.0.1:0"), ("SERIATIM_ADMIN__LISTEN", "127.0.0.1:0")];
+    let in_file = run(&folder, &["run"], &[&free[..], &[("SERIATIM_LOG__EMBEDDED", "file")]].concat());
+    assert_eq!(in_file.code, 64, "{}", in_file.err);
+    assert!(in_file.err.contains("is a file: name another folder"), "{}", in_file.err);
+}
+
+#[test]
+fn an_upload_that_is_refused_for_now_is_told_once() {
+    let folder = Folder::new();
+    let lines: String = (0..5).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let full = Pipeline::start(&folder, &[("SERIATIM_LOG__RESERVE", "9000PB")]);
+    let refused = full.run_with(&["send", "-"], &lines);
+    assert_eq!((refused.code, refused.out.as_str()), (1, "0 accepted, 5 refused\n"), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
+    assert!(refused.err.contains("nothing from there on was accepted; later:"), "{}", refused.err);
+    let each = full.run_with(&["send", "-", "--json"], &lines);
+    assert_eq!((each.code, each.out.lines().count()), (1, 5), "{}", each.out);
+}

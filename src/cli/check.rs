@@ -152,8 +152,9 @@ impl Findings {
                 "no worker is given, so messages are handed on as they are; give http, exec, jq or builtin",
             );
         }
-        if let Some(program) = work.exec.as_ref().and_then(|exec| exec.command.first()).filter(|p| find(p).is_none()) {
-            self.error("work.exec.command", format!("there is no program {program}, neither as a path nor on PATH"));
+        if let Some(Err(reason)) = work.exec.as_ref().and_then(|exec| exec.command.first()).map(|program| find(program))
+        {
+            self.error("work.exec.command", reason);
         }
         if let Some(Err(error)) = work.jq.as_deref().map(jq::compile) {
             self.error("work.jq", error.to_string());
@@ -243,13 +244,20 @@ fn existing(folder: &Path) -> std::io::Result<PathBuf> {
     Ok(absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned())
 }
 
-/// The program as the system would find it.
-fn find(program: &str) -> Option<PathBuf> {
-    if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(|path| path.is_file());
+/// Looks for the program as the system would; else why it would not start.
+fn find(program: &str) -> Result<(), String> {
+    let named = if program.contains('/') { Some(PathBuf::from(program)) } else { None };
+    let path = std::env::var_os("PATH").filter(|_| named.is_none()).unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(program));
+    let files: Vec<_> = named.into_iter().chain(on_path).filter(|path| path.is_file()).collect();
+    let may_run = |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+    match files.first() {
+        _ if files.iter().any(may_run) => Ok(()),
+        Some(file) => {
+            Err(format!("{} is not executable: `chmod +x` it, or name its interpreter first", file.display()))
+        }
+        None => Err(format!("there is no program {program}, neither as a path nor on PATH")),
     }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -282,6 +290,17 @@ mod tests {
         let push = "destinations.a.push.http = { url = 'https://a', secret_file = '/no/such' }";
         let expected = (Level::Error, "destinations.a.push.http.secret_file".to_owned());
         assert_eq!(found(&format!("work.jq = '.'\n{push}")), [expected]);
+    }
+
+    #[test]
+    fn a_program_that_must_not_run_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("worker.sh");
+        std::fs::write(&program, "#!/bin/sh\n").expect("a file");
+        let config = format!("work.exec.command = ['{}']", program.display());
+        assert_eq!(found(&config), [(Level::Error, "work.exec.command".to_owned())]);
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+        assert_eq!(found(&config), []);
     }
 
     #[test]

@@ -137,9 +137,14 @@ impl Demo {
             text += &format!("work             {work_ms:.1} ms; {over:.1} ms of the p50 are everything else\n");
         }
         text += &format!("one at a time    {behind:.1} s behind by now\n");
-        text += match (summary.in_order, summary.findings) {
-            (true, 0) => "order            verified: every message once, in the order of arrival\n",
-            _ => "order            NOT as promised; run `seriatim demo --data FOLDER` and `seriatim verify`\n",
+        text += &match (summary.in_order, summary.findings, sent.saturating_sub(*released)) {
+            (true, 0, 0) => "order            verified: every message once, in the order of arrival\n".to_owned(),
+            (true, 0, left) => {
+                format!("order            verified so far; {left} were on their way when it was ended\n")
+            }
+            _ => {
+                "order            NOT as promised; run `seriatim demo --data FOLDER` and `seriatim verify`\n".to_owned()
+            }
         };
         text += "\nNext: `seriatim run`, then `seriatim send FILE` and `seriatim tail --follow`.\n";
         Ok(out(text)?)

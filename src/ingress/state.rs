@@ -17,9 +17,15 @@ use crate::record::{Offset, Source};
 /// removed, and what the log answers.
 pub(super) async fn state(service: &Service, id: &str) -> Result<Value, Problem> {
     let (log, topics) = (&**service.log(), service.topics());
-    let source = Source::from_id(id)
-        .filter(|source| source.lane.0 < topics.lanes)
-        .ok_or_else(|| Problem::new(Code::NotFound, format!("{id:?} is no message; ids are LANE-OFFSET")))?;
+    let not_found = |detail| Problem::new(Code::NotFound, detail);
+    let source = Source::from_id(id).ok_or_else(|| not_found(format!("{id:?} is no message; ids are LANE-OFFSET")))?;
+    if source.lane.0 >= topics.lanes {
+        let last = topics.lanes.saturating_sub(1);
+        return Err(not_found(format!(
+            "there is no lane {}, and so no message {source}; the last is {last}",
+            source.lane
+        )));
+    }
     let mut state = Map::new();
     state.insert("id".to_owned(), json!(source.to_string()));
     state.insert("lane".to_owned(), json!(source.lane.0));

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub use guard::Guard;
@@ -95,7 +96,17 @@ fn router(readiness: Readiness, refusal: Refusal, guard: Guard, more: Router) ->
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(more)
+        .fallback(not_found)
         .layer(axum::middleware::from_fn_with_state(guard, guard::check))
+}
+
+/// Whoever asks here for messages or outputs has taken one port for the other.
+async fn not_found(uri: Uri) -> impl IntoResponse {
+    let status = StatusCode::NOT_FOUND;
+    let what = "this is the admin port; messages, outputs and uploads are at the data port, ingress.http";
+    let detail = format!("there is no {}: {what}", uri.path());
+    let body = json!({"type": "about:blank", "title": "Not Found", "status": status.as_u16(), "detail": detail});
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string())
 }
 
 #[cfg(test)]
@@ -156,6 +167,8 @@ mod tests {
         assert_eq!(ask(&app, request("GET", "/readyz", THERE, &[])).await.0, StatusCode::SERVICE_UNAVAILABLE);
         drop(latch);
         assert_eq!(ask(&app, request("GET", "/readyz", THERE, &[])).await.0, StatusCode::OK);
+        let (status, text) = ask(&app, request("GET", "/v1/outputs/default", THERE, &[])).await;
+        assert!(status == StatusCode::NOT_FOUND && text.contains("data port"), "{text}");
         let (status, text) = ask(&app, request("GET", "/metrics", THERE, &[])).await;
         assert_eq!(status, StatusCode::OK);
         assert!(text.ends_with("# EOF\n"));

@@ -97,7 +97,7 @@ impl Error {
     pub const fn is_of_configuration(&self) -> bool {
         match self {
             Self::File { .. } | Self::Worker(_) | Self::Destination { .. } | Self::Topic { .. } => true,
-            Self::Open(error) => matches!(error, OpenError::Foreign { .. }),
+            Self::Open(error) => matches!(error, OpenError::Foreign { .. } | OpenError::File { .. }),
             _ => false,
         }
     }

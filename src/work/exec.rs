@@ -2,9 +2,10 @@
 //!
 //! A child gets `{"id","lane","offset","key","attempt","headers","contentType","body"}` and answers
 //! `{"id","outputs":[...]}` or `{"id","error":{"code","detail","retryable"}}`, in any order. What
-//! it writes to its standard error goes to this program's log.
+//! it writes to its standard error goes to this program's log. An answer that is longer than it may be
+//! fails its record where the line begins with the id, so put that first.
 //!
-//! A child that ends, writes a line that is not JSON of this form, or one that is too long, is
+//! A child that ends, or writes a line that is not JSON of this form, is
 //! broken: it is killed and started anew after a pause that grows while it keeps breaking. A record
 //! that it held alone has failed an attempt. Where it held several, nobody knows which of them broke
 //! it: each is tried again, alone with a child, and has used up no attempt. An answer to an id that
@@ -12,6 +13,7 @@
 
 mod child;
 mod line;
+mod lines;
 mod stderr;
 
 use std::collections::BTreeSet;

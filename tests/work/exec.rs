@@ -44,6 +44,8 @@ while True:
         sys.stdout.write("Traceback: this is no JSON\n"); sys.stdout.flush()
     elif what == "long" and first:
         sys.stdout.write("x" * 1000000); sys.stdout.flush()
+    elif what == "large":
+        say({"id": id, "outputs": [{"body": "x" * 1000000}]})
     elif what == "noise":
         sys.stderr.write("e" * 300000); sys.stderr.flush()
         say({"id": id, "outputs": []})
@@ -80,7 +82,7 @@ async fn start(processes: usize, bodies: &[&str]) -> (Rig, Running, tempfile::Te
 
 #[tokio::test]
 async fn answers_come_in_any_order_and_have_their_meaning() {
-    let cases = ["echo", "none", "many", "invalid", "refuse", "later", "noise", "hold", "hold", "silent"];
+    let cases = ["echo", "none", "many", "invalid", "refuse", "later", "noise", "large", "hold", "hold", "silent"];
     let (rig, stage, _folder) = start(1, &cases).await;
     rig.until("all are answered", || rig.answered(0) == cases.len()).await;
     use Status::{Done, Empty, Failed};
@@ -94,6 +96,7 @@ async fn answers_come_in_any_order_and_have_their_meaning() {
         (Failed, 1, "bad"),
         (Empty, 2, ""),
         (Empty, 1, ""),
+        (Failed, 1, "output-too-large"),
         (Done, 1, ""),
         (Done, 1, ""),
         (Done, 2, ""),

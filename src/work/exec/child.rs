@@ -13,8 +13,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{self, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio_util::codec::FramedRead;
 
+use super::lines::{Line, Lines};
 use super::{line, stderr};
 use crate::record::Source;
 use crate::work::processor::{Answer, Failure};
@@ -64,7 +65,7 @@ pub(super) struct Child {
 pub(super) struct Running {
     process: process::Child,
     stdin: ChildStdin,
-    lines: FramedRead<ChildStdout, LinesCodec>,
+    lines: FramedRead<ChildStdout, Lines>,
 }
 
 /// Who waits for what. A record may be held twice, when it was sent out again.
@@ -129,7 +130,7 @@ impl Child {
         let errors = process.stderr.take().ok_or_else(missing)?;
         // Ends with the process, whose pipe it reads.
         tokio::spawn(stderr::forward(errors, self.number));
-        let lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(self.max_line));
+        let lines = FramedRead::new(stdout, Lines::new(self.max_line));
         self.status.is_up.store(true, Relaxed);
         Ok(Running { process, stdin, lines })
     }
@@ -183,10 +184,9 @@ async fn talk(running: &mut Running, asks: &mut mpsc::Receiver<Ask>, pending: &m
     loop {
         tokio::select! {
             biased;
-            answer = lines.next() => match answer {
-                Some(Ok(answer)) => {
-                    let (source, outcome) = line::decode(&answer)
-                        .map_err(|e| format!("it wrote a line that is no answer: {e}"))?;
+            line = lines.next() => match line {
+                Some(Ok(line)) => {
+                    let (source, outcome) = answer(&line, lines.decoder().max)?;
                     pending.answer(source, &outcome);
                 }
                 Some(Err(error)) => return Err(format!("it wrote a line that cannot be read: {error}")),
@@ -204,6 +204,22 @@ async fn talk(running: &mut Running, asks: &mut mpsc::Receiver<Ask>, pending: &m
                 }
                 None => return Ok(()),
             },
+        }
+    }
+}
+
+/// Which record a line answers, and how; else what is wrong with the process.
+fn answer(line: &Line, max: usize) -> Result<(Source, Result<Answer, Failure>), String> {
+    match line {
+        Line::Whole(line) => {
+            let text = std::str::from_utf8(line).map_err(|e| format!("it wrote a line that cannot be read: {e}"))?;
+            line::decode(text).map_err(|e| format!("it wrote a line that is no answer: {e}"))
+        }
+        Line::TooLong(head) => {
+            let reason = format!("longer than {max} bytes");
+            let source = line::id_of(head)
+                .ok_or_else(|| format!("it wrote a line that cannot be read: {reason}, and no id at its beginning"))?;
+            Ok((source, Err(Failure::fail("output-too-large", format_args!("the line of the answer is {reason}")))))
         }
     }
 }

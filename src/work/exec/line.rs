@@ -114,6 +114,16 @@ pub(super) fn decode(line: &str) -> Result<(Source, Result<Answer, Failure>), St
     Ok((source, outcome))
 }
 
+/// The id at the very beginning of a line, of which there may be no more than that.
+pub(super) fn id_of(head: &[u8]) -> Option<Source> {
+    let text = String::from_utf8_lossy(head);
+    let mut rest = text.as_ref();
+    for token in ["{", "\"id\"", ":", "\""] {
+        rest = rest.trim_start().strip_prefix(token)?;
+    }
+    Source::from_id(rest.split_once('"')?.0)
+}
+
 fn answer(outputs: &RawValue) -> Result<Answer, outputs::Invalid> {
     let json = outputs.get();
     let mut list = outputs::check(json.as_bytes())?;
@@ -159,6 +169,15 @@ mod tests {
             binary.contains("\"keyBase64\":\"/w==\"") && binary.ends_with("\"bodyBase64\":\"/wA=\"}\n"),
             "{binary}"
         );
+    }
+
+    #[test]
+    fn the_id_is_found_where_a_line_begins_with_it_only() {
+        let source = Source::from((Partition(1), Offset(2)));
+        assert_eq!(id_of(b" { \"id\" : \"1-2\", \"outputs\":[{\"body"), Some(source));
+        for line in ["{\"outputs\":[{\"body\":{\"id\":\"1-2\"}}]", "{\"id\":\"1-2", "{\"id\":\"x\"", "xxx", ""] {
+            assert_eq!(id_of(line.as_bytes()), None, "{line}");
+        }
     }
 
     #[test]
