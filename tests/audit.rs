@@ -245,6 +245,35 @@ async fn what_retention_removed_is_not_judged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_told_and_what_it_may_hide_is_not_judged() {
+    let history = history::by_lane().await;
+    let topics = &history.topics;
+    let output = history.output("default");
+    let all = [
+        &topics.input,
+        &topics.ledger,
+        &output.topic,
+        &topics.results,
+        &topics.dead_letter,
+        &topics.cursors_resequence,
+    ];
+    for topic in all {
+        let of = topic.partition(Partition(0));
+        let log = history.restored(&history.logs).await;
+        log.damage(&of, Offset(0)..Offset(1)).expect("it exists");
+        let report = report_of(&log, &history, None).await;
+        assert_eq!(kinds(&report).into_iter().collect::<Vec<_>>(), [Kind::Unreadable], "{:#?}", report.findings);
+        assert_eq!((report.count(), &report.findings[0].partition), (1, &of.to_string()));
+    }
+    // Nothing that is wrong within one log is hidden by what another has lost.
+    let mut logs = history.logs.clone();
+    logs.get_mut(&output).expect("it exists").swap(2, 3);
+    let log = history.restored(&logs).await;
+    log.damage(&topics.input.partition(Partition(0)), Offset(0)..Offset(1)).expect("it exists");
+    assert!(kinds(&report_of(&log, &history, None).await).contains(&Kind::Repeated));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_destination_can_be_asked_about() {
     let history = history::by_destination().await;
     let mut logs = history.logs.clone();

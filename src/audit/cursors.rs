@@ -16,6 +16,8 @@ pub(super) struct History {
     pub(super) last: Option<(Offset, OwnerCursor)>,
     /// Lanes in which a commit was torn at some time: outputs without their cursor.
     pub(super) torn: BTreeSet<u32>,
+    /// Whether some of them cannot be read.
+    pub(super) damaged: bool,
 }
 
 type Read = (Offset, Result<OwnerCursor, Unreadable>);
@@ -45,6 +47,10 @@ pub(super) async fn audit(log: &dyn Log, cut: &Cut, report: &mut Report) -> Resu
             Step { of, at, report }.judge(before, &cursor);
         }
         history.last = Some((at, cursor));
+    }
+    for (at, detail) in scan.unreadable() {
+        history.damaged = true;
+        report.find(Kind::Unreadable, (of, at), detail);
     }
     report.read += scan.read;
     Ok(history)

@@ -28,7 +28,7 @@ pub(super) async fn audit(
     tell: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<(), Error> {
     let mut lane = Lane::open(log, scope, cut, history.torn.contains(&cut.lane.0)).await?;
-    let read_before = report.read;
+    let (read_before, found_before) = (report.read, report.findings.len());
     report.lanes += 1;
     while let Some((at, record)) = lane.ledger.next().await? {
         match record {
@@ -42,6 +42,7 @@ pub(super) async fn audit(
         tell(report);
     }
     lane.close(scope, history, quiet, report).await?;
+    lane.tell_unreadable(found_before, history, report);
     report.read = read_before + lane.read();
     tell(report);
     Ok(())
@@ -56,13 +57,13 @@ struct Slot {
     outcome: Option<Outcome>,
 }
 
-struct Lane {
+struct Lane<'a> {
     number: Partition,
-    input: Scan<(Offset, Option<u32>)>,
-    ledger: Scan<(Offset, Result<LedgerRecord, Unreadable>)>,
-    results: Results,
-    dead_letters: DeadLetters,
-    outputs: BTreeMap<String, Outputs>,
+    input: Scan<'a, (Offset, Option<u32>)>,
+    ledger: Scan<'a, (Offset, Result<LedgerRecord, Unreadable>)>,
+    results: Results<'a>,
+    dead_letters: DeadLetters<'a>,
+    outputs: BTreeMap<String, Outputs<'a>>,
     /// Input read and not below the frontier.
     slots: BTreeMap<u64, Slot>,
     frontier: u64,
@@ -82,8 +83,8 @@ fn ledger(record: RecordRef<'_>) -> (Offset, Result<LedgerRecord, Unreadable>) {
     (record.offset, decode(record.value.unwrap_or_default()))
 }
 
-impl Lane {
-    async fn open(log: &dyn Log, scope: Scope<'_>, cut: &LaneCut, torn: bool) -> Result<Self, Error> {
+impl<'a> Lane<'a> {
+    async fn open(log: &'a dyn Log, scope: Scope<'_>, cut: &LaneCut, torn: bool) -> Result<Self, Error> {
         let (topics, number) = (scope.topics, cut.lane);
         let mut outputs = BTreeMap::new();
         for (name, partition) in &cut.outputs {
@@ -110,6 +111,28 @@ impl Lane {
     fn read(&self) -> u64 {
         let outputs: u64 = self.outputs.values().map(Outputs::read).sum();
         self.input.read + self.ledger.read + self.results.read() + self.dead_letters.read() + outputs
+    }
+
+    /// Tells of what could not be read. What was found only by holding the logs against each other may come from
+    /// that, and is then not judged.
+    fn tell_unreadable(&self, found_before: usize, history: &History, report: &mut Report) {
+        let answers = self.results.unreadable().map(|damage| (self.results.of(), damage));
+        let letters = self.dead_letters.unreadable().map(|damage| (self.dead_letters.of(), damage));
+        let own = [
+            (&self.input.of, self.input.unreadable().collect()),
+            (&self.ledger.of, self.ledger.unreadable().collect()),
+        ];
+        let own =
+            own.into_iter().flat_map(|(of, damage): (_, Vec<_>)| damage.into_iter().map(move |damage| (of, damage)));
+        let outputs =
+            self.outputs.values().flat_map(|outputs| outputs.unreadable().map(|damage| (outputs.of(), damage)));
+        let all: Vec<_> = own.chain(answers).chain(letters).chain(outputs).collect();
+        if history.damaged || !all.is_empty() {
+            report.doubt(found_before);
+        }
+        for (of, (at, detail)) in all {
+            report.find(Kind::Unreadable, (of, at), detail);
+        }
     }
 
     /// One record of the ledger.

@@ -21,8 +21,8 @@ fn read(record: RecordRef<'_>) -> Read {
 }
 
 /// See the module's documentation.
-pub(super) struct Outputs {
-    scan: Scan<Read>,
+pub(super) struct Outputs<'a> {
+    scan: Scan<'a, Read>,
     lane: Partition,
     /// Outputs below this offset have to be in the ledger.
     accountable: Offset,
@@ -39,10 +39,10 @@ pub(super) struct Outputs {
     unclaimed: BTreeMap<u64, (Source, Offset)>,
 }
 
-impl Outputs {
+impl<'a> Outputs<'a> {
     /// Opens a partition with its bounds at the first and at the second look.
     pub(super) async fn open(
-        log: &dyn Log,
+        log: &'a dyn Log,
         lane: Partition,
         (of, before, after): &(TopicPartition, Bounds, Bounds),
     ) -> Result<Self, Error> {
@@ -67,6 +67,11 @@ impl Outputs {
 
     pub(super) const fn of(&self) -> &TopicPartition {
         &self.scan.of
+    }
+
+    /// What could not be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = (Offset, String)> + '_ {
+        self.scan.unreadable()
     }
 
     pub(super) const fn read(&self) -> u64 {

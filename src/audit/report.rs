@@ -45,6 +45,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it is seen in one log alone, so that what another one has lost cannot be its cause.
+    const fn stands_alone(self) -> bool {
+        matches!(
+            self,
+            Self::Repeated | Self::OutOfOrder | Self::EpochBack | Self::Foreign | Self::WentBack | Self::Unreadable
+        )
+    }
+
     /// The word of the output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -135,8 +143,8 @@ pub struct Report {
     pub strangers: u64,
     /// Ledger entries that a torn transaction repeated, with nothing sent twice.
     pub torn: u64,
-    /// What could not be judged because retention has removed the other side of it, or because it
-    /// was too long ago.
+    /// What could not be judged because retention has removed the other side of it, or damage hides that, or
+    /// because it was too long ago.
     pub unjudged: u64,
     /// Records read.
     pub read: u64,
@@ -153,6 +161,14 @@ impl Report {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.findings.len() as u64 + self.more
+    }
+
+    /// Takes back the findings from this one on that damage may have made.
+    pub(super) fn doubt(&mut self, from: usize) {
+        let found = self.findings.split_off(from.min(self.findings.len()));
+        let (certain, doubtful): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| finding.kind.stands_alone());
+        self.findings.extend(certain);
+        self.unjudged += doubtful.len() as u64;
     }
 
     pub(super) fn find(&mut self, kind: Kind, at: (&TopicPartition, Offset), detail: impl Into<String>) {
@@ -186,7 +202,7 @@ impl fmt::Display for Report {
         writeln!(f, "  outputs   {}", self.outputs)?;
         writeln!(f, "  cursors   {}", self.cursors)?;
         for (count, words) in [
-            (self.unjudged, "not judged: retention has removed what they would be held against"),
+            (self.unjudged, "not judged: retention has removed, or damage hides, what they would be held against"),
             (self.strangers, "records in destinations' topics that are not of this pipeline"),
             (self.torn, "ledger entries repeated by a torn transaction, nothing sent twice"),
         ] {

@@ -13,7 +13,7 @@ use crate::record::{Name, Offset, RecordRef, ResultHeaders, Source, Status};
 /// strangers wait until the frontier has passed what they claim to answer.
 const MOST_WAITING: usize = 1_000_000;
 
-impl Lane {
+impl Lane<'_> {
     /// Holds an outcome against the other logs.
     pub(super) async fn claim(
         &mut self,
@@ -106,8 +106,8 @@ impl Lane {
 }
 
 /// Records that each answer for an input record, found in whatever order the ledger asks.
-pub(super) struct Answers<K: Ord> {
-    scan: Scan<Option<(u64, K)>>,
+pub(super) struct Answers<'a, K: Ord> {
+    scan: Scan<'a, Option<(u64, K)>>,
     /// Read, and not below the frontier.
     waiting: BTreeSet<(u64, K)>,
     frontier: u64,
@@ -117,13 +117,13 @@ pub(super) struct Answers<K: Ord> {
 }
 
 /// The results of a lane, by input offset and check.
-pub(super) type Results = Answers<u32>;
+pub(super) type Results<'a> = Answers<'a, u32>;
 
 /// The dead letters of a lane, by input offset.
-pub(super) type DeadLetters = Answers<()>;
+pub(super) type DeadLetters<'a> = Answers<'a, ()>;
 
-impl Results {
-    pub(super) async fn open(log: &dyn Log, of: TopicPartition, bounds: Bounds) -> Result<Self, Error> {
+impl<'a> Results<'a> {
+    pub(super) async fn open(log: &'a dyn Log, of: TopicPartition, bounds: Bounds) -> Result<Self, Error> {
         Self::read_by(log, of, bounds, |record| {
             let headers = ResultHeaders::decode(record.headers).ok()?;
             let resolves = matches!(headers.status, Some(Status::Done | Status::Empty));
@@ -138,8 +138,8 @@ impl Results {
     }
 }
 
-impl DeadLetters {
-    pub(super) async fn open(log: &dyn Log, of: TopicPartition, bounds: Bounds) -> Result<Self, Error> {
+impl<'a> DeadLetters<'a> {
+    pub(super) async fn open(log: &'a dyn Log, of: TopicPartition, bounds: Bounds) -> Result<Self, Error> {
         Self::read_by(log, of, bounds, |record| {
             let source = record.headers.text(Name::Source)?;
             let (_, offset) = source.split_once(':')?;
@@ -154,9 +154,9 @@ impl DeadLetters {
     }
 }
 
-impl<K: Ord + Copy> Answers<K> {
+impl<'a, K: Ord + Copy> Answers<'a, K> {
     async fn read_by(
-        log: &dyn Log,
+        log: &'a dyn Log,
         of: TopicPartition,
         bounds: Bounds,
         decode: fn(RecordRef<'_>) -> Option<(u64, K)>,
@@ -167,6 +167,15 @@ impl<K: Ord + Copy> Answers<K> {
 
     pub(super) const fn read(&self) -> u64 {
         self.scan.read
+    }
+
+    pub(super) const fn of(&self) -> &TopicPartition {
+        &self.scan.of
+    }
+
+    /// What could not be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = (Offset, String)> + '_ {
+        self.scan.unreadable()
     }
 
     /// `None`: it is not there, and may have been. It stays: a message may be spoken of in parts.

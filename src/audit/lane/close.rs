@@ -8,7 +8,7 @@ use crate::log::Error;
 use crate::record::Offset;
 use crate::record::cursor::LaneCursor;
 
-impl Lane {
+impl Lane<'_> {
     /// Judges what the ledger has left open. Where `quiet`, nothing was committed between the
     /// ends of cursor and ledger, so they have to agree both ways.
     pub(super) async fn close(
@@ -60,7 +60,7 @@ struct Close<'a> {
 }
 
 impl Close<'_> {
-    async fn judge(&self, lane: &mut Lane, scope: Scope<'_>, report: &mut Report) -> Result<(), Error> {
+    async fn judge(&self, lane: &mut Lane<'_>, scope: Scope<'_>, report: &mut Report) -> Result<(), Error> {
         self.counters(lane, scope, report);
         if !self.quiet {
             return Ok(());
@@ -75,7 +75,7 @@ impl Close<'_> {
     }
 
     /// The sequence counters against what the topics hold.
-    fn counters(&self, lane: &Lane, scope: Scope<'_>, report: &mut Report) {
+    fn counters(&self, lane: &Lane<'_>, scope: Scope<'_>, report: &mut Report) {
         for (name, outputs) in &lane.outputs {
             let Some(topic) = scope.topics.destinations.get(name) else { continue };
             let counter = self.cursor.sequences.get(topic.as_str()).copied().unwrap_or(0);
@@ -93,7 +93,7 @@ impl Close<'_> {
     }
 
     /// The set of what is released above the frontier against the ledger's outcomes.
-    async fn released(&self, lane: &mut Lane, report: &mut Report) -> Result<(), Error> {
+    async fn released(&self, lane: &mut Lane<'_>, report: &mut Report) -> Result<(), Error> {
         let runs = &self.cursor.released;
         let highest = runs.last().map_or(0, |(first, count)| first.saturating_add(*count));
         lane.read_input(lane.read_to).await?;
