@@ -208,6 +208,7 @@ async fn how_long_a_transaction_takes_by_the_partitions_it_touches() {
     let (mut member, mut writer) = place.writer(&log, "measured").await;
     let appends = |numbers: Range<u32>| numbers.map(|number| to(&topic.partition(Partition(number)), &["x"])).collect();
     for touched in [1, 10, 100, 800] {
+        ("group.instance.id", "me", "is set by Seriatim"),
         let mut took = Vec::new();
         let mut failed = 0;
         while took.len() < 30 {

@@ -29,6 +29,7 @@ mod seen;
 mod standing;
 mod topics;
 mod writer;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -22,6 +22,8 @@ pub(super) const FIXED: &[&str] = &[
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    // A member that dies would keep what it holds for a whole session; two with one id would fence each other.
+    "group.instance.id",
     "group.protocol",
     "isolation.level",
     "partition.assignment.strategy",

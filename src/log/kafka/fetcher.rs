@@ -5,14 +5,17 @@
 //! fetched just as well, and a pause can get lost in the library when assignments change; a
 //! partition that is assigned from an offset has no other state.
 //!
-//! A client can hold a partition once, so a second reader of the same partition goes to another.
+//! A client can hold a partition once, so a second reader of the same partition goes to another; `turns`
+//! says how many there may be.
 //!
 //! A broker keeps a request that finds nothing for a while, and a partition that is added meanwhile
 //! waits for its end. So who looks something up and goes again is served by clients whose requests
 //! hardly wait, and who follows a partition's end by others whose requests do.
 
+mod orders;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -23,8 +26,10 @@ use super::client::{Properties, log_line};
 use super::errors::{Meaning, meaning, partition};
 use super::feed::Feed;
 use super::native::{Consumer, Fetched, Kind, Polled};
+use super::turns::{Turn, Turns};
 use crate::log::{Error, Topic, TopicPartition};
 use crate::record::{BatchBuilder, Offset, Timestamp};
+use orders::{Orders, Taken};
 
 /// Readers of a kind are spread over so many clients before they share; each has its own connections.
 const SPREAD: usize = 2;
@@ -33,10 +38,7 @@ const SPREAD: usize = 2;
 /// library's next look, once a second.
 const LEADERS: Duration = Duration::from_secs(2);
 
-/// Commands that wait for the thread, which takes them every few milliseconds.
-const COMMANDS: usize = 256;
-
-/// How long a thread waits at once; commands wake it.
+/// How long a thread waits at once; orders wake it.
 const POLL: Duration = Duration::from_millis(200);
 
 /// So many events are taken before readers are told: a few milliseconds of work.
@@ -49,6 +51,7 @@ const BATCH: usize = 256 << 10;
 pub(super) struct Fetchers {
     properties: Properties,
     fetchers: Mutex<Vec<Fetcher>>,
+    turns: Turns,
 }
 
 /// A client's thread, as seen by readers. The waker goes first, so that the thread has the client last.
@@ -56,26 +59,19 @@ struct Fetcher {
     number: u64,
     pace: Pace,
     waker: Arc<Polled<Consumer>>,
-    commands: mpsc::SyncSender<Command>,
+    orders: Orders,
     taken: BTreeSet<TopicPartition>,
     /// A partition of it stood still for no reason: no more readers for this one.
     suspect: bool,
 }
 
 /// What a reader is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pace {
     /// It looks something up, and wants it at once.
     Lookup,
     /// It follows the partition's end.
     Follow,
-}
-
-enum Command {
-    /// Fetch for this reader, from where it wants to go on.
-    Fetch(Arc<Feed>),
-    /// No more of this partition.
-    Leave(TopicPartition),
 }
 
 /// Where a reader is fed from.
@@ -84,14 +80,20 @@ pub(super) struct Place(u64);
 
 impl Fetchers {
     pub(super) fn new(properties: Properties) -> Self {
-        Self { properties, fetchers: Mutex::default() }
+        Self { properties, fetchers: Mutex::default(), turns: Turns::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fetcher>> {
         self.fetchers.lock().expect("no holder of this lock panics")
     }
 
-    /// Begins to fetch for a reader.
+    /// Waits until a reader may be fed, at the pace that it wants or else at another; to be held until
+    /// it is detached. Cancel-safe.
+    pub(super) async fn turn(&self, of: &TopicPartition, wanted: Pace) -> (Pace, Turn) {
+        self.turns.take(of, wanted).await
+    }
+
+    /// Begins to fetch for a reader whose turn it is.
     pub(super) fn attach(&self, feed: &Arc<Feed>, pace: Pace) -> Result<Place, Error> {
         let mut fetchers = self.lock();
         let free =
@@ -107,14 +109,14 @@ impl Fetchers {
             }
         };
         fetcher.taken.insert(feed.of.clone());
-        fetcher.send(Command::Fetch(Arc::clone(feed)));
+        fetcher.fetch(feed);
         Ok(Place(fetcher.number))
     }
 
     /// Goes on for a reader that has room again.
     pub(super) fn resume(&self, place: Place, feed: &Arc<Feed>) {
         if let Some(fetcher) = self.lock().iter().find(|fetcher| fetcher.number == place.0) {
-            fetcher.send(Command::Fetch(Arc::clone(feed)));
+            fetcher.fetch(feed);
         }
     }
 
@@ -123,7 +125,7 @@ impl Fetchers {
         let mut fetchers = self.lock();
         let Some(index) = fetchers.iter().position(|fetcher| fetcher.number == place.0) else { return };
         fetchers[index].taken.remove(of);
-        fetchers[index].send(Command::Leave(of.clone()));
+        fetchers[index].leave(of);
         let Fetcher { pace, suspect, .. } = fetchers[index];
         let spare = fetchers.iter().filter(|fetcher| fetcher.pace == pace).count() > SPREAD;
         if fetchers[index].taken.is_empty() && (spare || suspect) {
@@ -142,18 +144,23 @@ impl Fetchers {
 impl Fetcher {
     fn start(properties: &Properties, pace: Pace, number: u64) -> Result<Self, Error> {
         let client = Arc::new(properties.reading(pace)?);
-        let (commands, received) = mpsc::sync_channel(COMMANDS);
+        let orders = Orders::default();
+        let taken = orders.taken();
         let waker = Arc::clone(&client);
         std::thread::Builder::new()
             .name(format!("kafka-fetch-{number}"))
-            .spawn(move || Fetching::new(client).run(&received))
+            .spawn(move || Fetching::new(client).run(&taken))
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { number, pace, waker, commands, taken: BTreeSet::new(), suspect: false })
+        Ok(Self { number, pace, waker, orders, taken: BTreeSet::new(), suspect: false })
     }
 
-    fn send(&self, command: Command) {
-        // The thread ends only after this handle.
-        drop(self.commands.send(command));
+    fn fetch(&self, feed: &Arc<Feed>) {
+        self.orders.fetch(feed);
+        self.waker.wake();
+    }
+
+    fn leave(&self, of: &TopicPartition) {
+        self.orders.leave(of);
         self.waker.wake();
     }
 }
@@ -191,14 +198,12 @@ impl Fetching {
     }
 
     /// Until the handle is dropped.
-    fn run(mut self, commands: &mpsc::Receiver<Command>) {
-        loop {
-            loop {
-                match commands.try_recv() {
-                    Ok(Command::Fetch(feed)) => self.fetch(feed),
-                    Ok(Command::Leave(of)) => self.leave(&of),
-                    Err(mpsc::TryRecvError::Empty) => break,
-                    Err(mpsc::TryRecvError::Disconnected) => return,
+    fn run(mut self, orders: &Taken) {
+        while let Some(changes) = orders.next() {
+            for (of, feed) in changes {
+                match feed {
+                    Some(feed) => self.fetch(feed),
+                    None => self.leave(&of),
                 }
             }
             let drained = self.take_events();

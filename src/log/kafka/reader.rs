@@ -12,6 +12,7 @@ use super::Shared;
 use super::errors::{Meaning, meaning, of_question};
 use super::feed::{Feed, Found};
 use super::fetcher::{Pace, Place};
+use super::turns::Turn;
 use crate::log::{Error, Fetched, Reader, TopicPartition};
 use crate::record::Offset;
 
@@ -28,8 +29,10 @@ pub(super) struct KafkaReader {
     feed: Arc<Feed>,
     max_bytes: usize,
     place: Option<Place>,
+    /// Held as long as the place.
+    turn: Option<Turn>,
     pace: Pace,
-    /// Whether anything was handed out yet.
+    /// Whether anything was handed out since it was attached.
     begun: bool,
     /// Since when it gives nothing; kept over calls, because whoever reads asks anew at every turn.
     silent: Option<Instant>,
@@ -42,6 +45,7 @@ impl KafkaReader {
             feed: Arc::new(Feed::new(of, from, max_bytes)),
             max_bytes,
             place: None,
+            turn: None,
             pace: Pace::Lookup,
             begun: false,
             silent: None,
@@ -52,7 +56,7 @@ impl KafkaReader {
         loop {
             let place = match self.place {
                 Some(place) => place,
-                None => *self.place.insert(self.shared.fetchers.attach(&self.feed, self.pace)?),
+                None => self.attach().await?,
             };
             match self.feed.take() {
                 (Found::Some(found), resume) => {
@@ -71,6 +75,14 @@ impl KafkaReader {
                 (Found::Nothing, _) => self.wait(place).await,
             }
         }
+    }
+
+    /// Where many follow already, a follower is fed for a moment like one who looks something up.
+    async fn attach(&mut self) -> Result<Place, Error> {
+        let (pace, turn) = self.shared.fetchers.turn(&self.feed.of, self.pace).await;
+        let place = self.shared.fetchers.attach(&self.feed, pace)?;
+        (self.pace, self.place, self.turn) = (pace, Some(place), Some(turn));
+        Ok(place)
     }
 
     async fn wait(&mut self, place: Place) {
@@ -127,6 +139,7 @@ impl KafkaReader {
     fn begin_anew(&mut self) {
         let feed = Feed::new(self.feed.of.clone(), self.position(), self.max_bytes);
         self.detach();
+        self.begun = false;
         self.feed = Arc::new(feed);
     }
 
@@ -135,6 +148,7 @@ impl KafkaReader {
         if let Some(place) = self.place.take() {
             self.shared.fetchers.detach(place, &self.feed.of);
         }
+        self.turn = None;
     }
 }
 
