@@ -312,7 +312,18 @@ pub trait Membership: Send {
 ///
 /// After any error but [`Error::Rejected`] a writer must not be used again: claim anew.
 pub trait Writer: Send {
-    /// As [`Writer::commit`], once, first: the group is asked again whether the member that
+    /// Sees to it that all that former writers were told is committed in these partitions can be read;
+    /// called once, before anything else, with all that its commits may write to. What a log knows of
+    /// its own accord it need not do here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::commit`].
+    fn settle<'a>(&'a mut self, _written: &'a [TopicPartition]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// As [`Writer::commit`], once, before all others: the group is asked again whether the member that
     /// claimed is still a member of the same generation.
     fn commit_claim(&mut self, appends: Vec<Append>) -> BoxFuture<'_, Result<Vec<Offsets>, Error>>;
 

@@ -144,7 +144,8 @@ async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) 
     let cursors = topics.cursors_resequence.partition(control.partition);
     let empty = |position: Offset| OwnerCursor { control: position.0, ..OwnerCursor::default() };
     let lost = async |lost| cursor_lost(&lost, &*log, &control).await;
-    let taking_over = take_over(claim, &*log, Role::Resequence, &cursors, empty, lost);
+    let written = topics.written_by_owner(control.partition);
+    let taking_over = take_over(claim, &*log, Role::Resequence, &cursors, &written, empty, lost);
     let Some(taken) = stop.run_until_cancelled(taking_over).await else { return Ok(()) };
     let TakenOver { mut writer, epoch, mut cursor, empty, .. } = taken?;
     let mut accepted = if empty == Some(Empty::Accepted) { Accepted::Cursor } else { Accepted::Nothing };

@@ -117,7 +117,8 @@ impl<C: fmt::Debug> fmt::Debug for TakenOver<C> {
     }
 }
 
-/// Settles a claim: finds the last cursor in `cursors`, which has to have the same partition
+/// Settles a claim: has all that was committed to `written`, which is what this role's commits may
+/// write to, readable; finds the last cursor in `cursors`, which has to have the same partition
 /// number as the claim, writes the claim record, and with it the empty cursor where the role has
 /// never claimed before.
 ///
@@ -136,10 +137,12 @@ pub async fn take_over<C: State>(
     log: &dyn Log,
     role: Role,
     cursors: &TopicPartition,
+    written: &[TopicPartition],
     empty: impl FnOnce(Offset) -> C,
     lost: impl AsyncFnOnce(Error) -> Result<Offset, Error>,
 ) -> Result<TakenOver<C>, Error> {
     let Claim { control, mut writer, member, .. } = claim;
+    writer.settle(written).await?;
     // A cursor counts even where the control log was made anew: its epoch goes on.
     let (cursor, why_empty) = match last_cursor::<C>(log, role, cursors).await? {
         Some(cursor) => (cursor, None),

@@ -82,6 +82,30 @@ impl Topics {
         (control.0..self.lanes).step_by(self.control_partitions as usize).map(Partition)
     }
 
+    /// All that the resequencer which owns a control partition may write to in a commit.
+    #[must_use]
+    pub fn written_by_owner(&self, control: Partition) -> Vec<TopicPartition> {
+        let of_lanes = [&self.input, &self.results, &self.dead_letter, &self.ledger, &self.batch_state, &self.events];
+        let of_lanes: Vec<_> = of_lanes.into_iter().chain(self.destinations.values()).collect();
+        let lanes = self.lanes_of(control).flat_map(|lane| of_lanes.iter().map(move |topic| topic.partition(lane)));
+        [&self.control, &self.cursors_resequence]
+            .map(|topic| topic.partition(control))
+            .into_iter()
+            .chain(lanes)
+            .collect()
+    }
+
+    /// As [`Topics::written_by_owner`], of the deliverer.
+    #[must_use]
+    pub fn written_by_deliverer(&self, control: Partition) -> Vec<TopicPartition> {
+        let letters = self.lanes_of(control).map(|lane| self.dead_letter.partition(lane));
+        [&self.control, &self.cursors_deliver]
+            .map(|topic| topic.partition(control))
+            .into_iter()
+            .chain(letters)
+            .collect()
+    }
+
     /// The control partition whose owner owns a lane.
     #[must_use]
     pub fn control_of(&self, lane: Partition) -> TopicPartition {

@@ -10,6 +10,10 @@ mod checker;
 mod feed;
 #[path = "support/kafka.rs"]
 mod kafka;
+#[path = "kafka_faults/hanging.rs"]
+mod hanging;
+#[path = "kafka_faults/ingress.rs"]
+mod ingress;
 #[path = "kafka_faults/proxy.rs"]
 mod proxy;
 #[path = "support/kafka/rig.rs"]

@@ -41,7 +41,7 @@ async fn own(
         assert!(matches!(lost, Error::CursorLost(_)), "{lost:?}");
         order(&log, &control_log, |record| record.value == Some(b"accept")).await
     };
-    let taken = take_over(claim, &log, ROLE, &cursors, empty, lost).await?;
+    let taken = take_over(claim, &log, ROLE, &cursors, &[], empty, lost).await?;
     let TakenOver { mut writer, epoch, cursor, empty, .. } = taken;
     assert!(cursor.epoch < epoch.0);
     let cursor = OwnerCursor { epoch: epoch.0, ..cursor };

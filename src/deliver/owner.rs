@@ -92,10 +92,11 @@ impl Owner {
     pub(super) async fn take_over(shared: Arc<Shared>, claim: Claim) -> Result<Self, takeover::Error> {
         let control = claim.control.clone();
         let cursors = shared.topics.cursors_deliver.partition(control.partition);
+        let written = shared.topics.written_by_deliverer(control.partition);
         let empty = |position: Offset| PushCursor { control: position.0, ..PushCursor::default() };
         let lost = async |lost| control::cursor_lost(&lost, &shared, &control).await;
         let TakenOver { writer, epoch, cursor: state, .. } =
-            takeover::take_over(claim, &*shared.log, Role::Deliver, &cursors, empty, lost).await?;
+            takeover::take_over(claim, &*shared.log, Role::Deliver, &cursors, &written, empty, lost).await?;
         let now = Instant::now();
         let mut owner = Self {
             rng: fastrand::Rng::with_seed(shared.seed ^ epoch.0),

@@ -26,6 +26,7 @@ mod native;
 mod reader;
 mod seat;
 mod seen;
+mod settle;
 mod standing;
 mod topics;
 mod writer;
@@ -74,7 +75,7 @@ pub struct Kafka(Arc<Shared>);
 struct Shared {
     properties: Properties,
     shared_groups: BTreeSet<String>,
-    asker: Asker,
+    asker: Arc<Asker>,
     seen: Arc<Seen>,
     appender: Appender,
     fetchers: Fetchers,
@@ -114,7 +115,7 @@ impl Kafka {
         let properties = Properties(options.properties);
         let seen = Arc::new(Seen::default());
         Ok(Self(Arc::new(Shared {
-            asker: Asker::new(&properties, Arc::clone(&seen))?,
+            asker: Arc::new(Asker::new(&properties, Arc::clone(&seen))?),
             appender: Appender::new(properties.clone(), Arc::clone(&seen)),
             seen,
             fetchers: Fetchers::new(properties.clone()),
@@ -215,7 +216,7 @@ impl Log for Kafka {
             }
             let assignor = if self.0.shared_groups.contains(group) { COMMON_ASSIGNOR } else { OWN_ASSIGNOR };
             let place = Place { group, topics, member, assignor };
-            let seat = KafkaSeat::join(&self.0.properties, &self.0.seen, place)?;
+            let seat = KafkaSeat::join(&self.0.properties, &self.0.asker, place)?;
             Ok(Box::new(seat) as Box<dyn Membership>)
         }
         .boxed()

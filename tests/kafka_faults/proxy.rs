@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::checker::RECOVERY;
 use crate::rig::wait_for;
@@ -24,6 +24,8 @@ pub(crate) enum Api {
     OffsetCommit = 8,
     AddPartitionsToTxn = 24,
     EndTxn = 26,
+    /// Between brokers.
+    WriteTxnMarkers = 27,
 }
 
 /// What happens to a request.
@@ -53,8 +55,34 @@ struct Rule {
     left: u32,
 }
 
+/// What becomes of all connections that there are.
+#[derive(Clone, Copy, Debug, Default)]
+enum Fate {
+    #[default]
+    Serve,
+    /// They break.
+    Cut,
+    /// They stay, and nothing passes any more.
+    Stall,
+}
+
+/// A partition that earlier connections get nothing new of, although brokers answer them.
+#[derive(Clone, Copy, Debug)]
+struct Starved {
+    topic: [u8; 16],
+    partition: i32,
+    /// Connections with a lower number.
+    below: u64,
+}
+
 #[derive(Default)]
 struct Shared {
+    /// How many connections there have been.
+    connections: Mutex<u64>,
+    fate: watch::Sender<Fate>,
+    /// How long a connection takes to come about.
+    slowness: Mutex<Duration>,
+    starved: Mutex<Option<Starved>>,
     rules: Mutex<Vec<Rule>>,
     held: Mutex<Vec<Vec<u8>>>,
     /// How many requests suffered something.
@@ -97,6 +125,33 @@ impl Proxy {
         self.shared.rules.lock().expect("nobody panics with it").push(Rule { api, fault, spared, left: times });
     }
 
+    /// All connections break.
+    pub(crate) fn cut(&self) {
+        self.shared.fate.send_replace(Fate::Cut);
+    }
+
+    /// All connections stay, and nothing passes through them any more.
+    pub(crate) fn stall(&self) {
+        self.shared.fate.send_replace(Fate::Stall);
+    }
+
+    /// From now on a connection takes so long to come about.
+    pub(crate) fn slow_down(&self, by: Duration) {
+        *self.shared.slowness.lock().expect("nobody panics with it") = by;
+    }
+
+    /// The connections that there are get nothing new of a partition of the topic with this id.
+    pub(crate) fn starve(&self, topic: u128, partition: i32) {
+        let below = *self.shared.connections.lock().expect("nobody panics with it");
+        let starved = Starved { topic: topic.to_be_bytes(), partition, below };
+        *self.shared.starved.lock().expect("nobody panics with it") = Some(starved);
+    }
+
+    /// Nothing suffers anything any more.
+    pub(crate) fn cease(&self) {
+        self.shared.rules.lock().expect("nobody panics with it").clear();
+    }
+
     /// How many requests have suffered something.
     pub(crate) fn done(&self) -> u32 {
         *self.shared.done.lock().expect("nobody panics with it")
@@ -132,6 +187,14 @@ enum Reply {
 }
 
 async fn serve(client: TcpStream, broker: SocketAddr, shared: Arc<Shared>) -> io::Result<()> {
+    let number = {
+        let mut connections = shared.connections.lock().expect("nobody panics with it");
+        *connections += 1;
+        *connections - 1
+    };
+    let mut fate = shared.fate.subscribe();
+    let slowness = *shared.slowness.lock().expect("nobody panics with it");
+    tokio::time::sleep(slowness).await;
     let broker = TcpStream::connect(broker).await?;
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
@@ -139,8 +202,20 @@ async fn serve(client: TcpStream, broker: SocketAddr, shared: Arc<Shared>) -> io
     let (from_broker, to_broker) = broker.into_split();
     let (expect, expected) = mpsc::unbounded_channel();
     tokio::select! {
-        done = requests(from_client, to_broker, expect, &shared) => done,
+        done = requests(from_client, to_broker, expect, &shared, number) => done,
         done = replies(from_broker, to_client, expected) => done,
+        () = stalled(&mut fate) => {
+            // Until they are all cut, or the client has had enough, which nobody would notice.
+            while !matches!(*fate.borrow_and_update(), Fate::Cut) && fate.changed().await.is_ok() {}
+            Ok(())
+        }
+    }
+}
+
+/// Resolves when the connections that there are serve nobody any more.
+async fn stalled(fate: &mut watch::Receiver<Fate>) {
+    if fate.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -149,11 +224,13 @@ async fn requests(
     mut to: OwnedWriteHalf,
     expect: mpsc::UnboundedSender<Reply>,
     shared: &Shared,
+    number: u64,
 ) -> io::Result<()> {
     let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
     loop {
-        let frame = read_frame(&mut from).await?;
+        let mut frame = read_frame(&mut from).await?;
         let api = frame.get(4..6).map_or(-1, |api| i16::from_be_bytes([api[0], api[1]]));
+        shared.starve(&mut frame, api, number);
         let mut replies = VecDeque::from([Reply::Pass]);
         match shared.fault(api) {
             None => {}
@@ -207,7 +284,30 @@ async fn read_frame(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
+/// Of a partition in a Fetch request with topic ids: where its offset stands from its number, where the
+/// most bytes wanted, and how long all of it is, without tags.
+const OFFSET: usize = 8;
+const MOST_BYTES: usize = 28;
+const PARTITION: usize = 33;
+
 impl Shared {
+    /// Asks for the partition's first batch again instead of what is wanted; the client has that already.
+    fn starve(&self, frame: &mut [u8], api: i16, number: u64) {
+        let starved = *self.starved.lock().expect("nobody panics with it");
+        let Some(starved) = starved.filter(|starved| api == Api::Fetch as i16 && number < starved.below) else {
+            return;
+        };
+        let Some(at) = frame.windows(16).position(|id| id == starved.topic) else { return };
+        let count = usize::from(frame[at + 16]).saturating_sub(1);
+        for index in 0..count {
+            let Some(partition) = frame[at + 17 + index * PARTITION..].get_mut(..PARTITION) else { return };
+            if partition[..4] == starved.partition.to_be_bytes() {
+                partition[OFFSET..OFFSET + 8].fill(0);
+                partition[MOST_BYTES..MOST_BYTES + 4].copy_from_slice(&1_i32.to_be_bytes());
+            }
+        }
+    }
+
     fn fault(&self, api: i16) -> Option<Fault> {
         let mut rules = self.rules.lock().expect("nobody panics with it");
         let at = rules.iter().position(|rule| rule.api as i16 == api)?;

@@ -13,6 +13,7 @@ pub(crate) struct Cluster {
     pipe: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
     properties: BTreeMap<String, String>,
     behind: Option<SocketAddr>,
+    inside: Option<SocketAddr>,
 }
 
 impl Cluster {
@@ -28,7 +29,7 @@ impl Cluster {
         let input = child.stdin.take().expect("it is piped");
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut properties = BTreeMap::new();
-        let mut behind = None;
+        let (mut behind, mut inside) = (None, None);
         loop {
             let mut line = String::new();
             let read = output.read_line(&mut line).expect("the script speaks UTF-8");
@@ -38,12 +39,13 @@ impl Cluster {
                     properties.insert("bootstrap.servers".to_owned(), servers.to_owned());
                 }
                 Some(("behind", address)) => behind = Some(address.parse().expect("an address")),
+                Some(("inside", address)) => inside = Some(address.parse().expect("an address")),
                 Some(("certificate", path)) => properties.extend(secure(path)),
                 None if line.trim_end() == "ready" => break,
                 _ => {}
             }
         }
-        Self { child, pipe: Mutex::new((input, output)), properties, behind }
+        Self { child, pipe: Mutex::new((input, output)), properties, behind, inside }
     }
 
     /// One broker for all tests of this process.
@@ -62,6 +64,12 @@ impl Cluster {
     #[allow(dead_code, reason = "not every test has a proxy")]
     pub(crate) fn behind_proxy(&self) -> SocketAddr {
         self.behind.expect("it was started with --proxy")
+    }
+
+    /// Where a proxy finds the broker as other brokers do, with `--between`.
+    #[allow(dead_code, reason = "not every test stands between brokers")]
+    pub(crate) fn inside_proxy(&self) -> SocketAddr {
+        self.inside.expect("it was started with --between")
     }
 
     /// `kill`, `stop`, `cont` or `start` for a broker, by its number from 1; returns when it is done.

@@ -21,6 +21,9 @@ use crate::record::{Offset, Partition};
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long the markers of a commit are waited for, and how often they are looked for: they take
+/// As [`ANSWER`], for who has something better to do.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// milliseconds, unless their broker goes just then.
 const MARKERS: Duration = Duration::from_secs(2);
 const MARKER: Duration = Duration::from_millis(2);
@@ -34,7 +37,7 @@ pub(super) struct Asker {
     committed: Arc<Consumer>,
     uncommitted: Arc<Consumer>,
     pub(super) admin: AdminClient<Context>,
-    seen: Arc<Seen>,
+    pub(super) seen: Arc<Seen>,
 }
 
 impl Asker {
@@ -72,20 +75,26 @@ impl Asker {
         }
     }
 
-    async fn bounds_now(&self, of: &TopicPartition) -> Result<Bounds, Error> {
+    /// Without waiting for what this process has committed.
+    pub(super) async fn bounds_now(&self, of: &TopicPartition) -> Result<Bounds, Error> {
         let (committed, uncommitted) = (Arc::clone(&self.committed), Arc::clone(&self.uncommitted));
         let (seen, of) = (Arc::clone(&self.seen), of.clone());
         blocking(move || {
             let judge = |code| seen.judge(of_question, code, &of);
             // In this order: what is stable was written before.
-            let (start, stable_end) = watermarks(&committed, &of).map_err(judge)?;
-            let (_, end) = watermarks(&uncommitted, &of).map_err(judge)?;
+            let (start, stable_end) = watermarks(&committed, &of, ANSWER).map_err(judge)?;
+            let (_, end) = watermarks(&uncommitted, &of, ANSWER).map_err(judge)?;
             Ok(Bounds { start, stable_end, end: end.max(stable_end) })
         })
         .await
     }
 
     /// How many partitions there are, `None` where there is no such topic.
+    /// Up to where a partition can be read, `None` where nobody answers at once. Blocks for a moment.
+    pub(super) fn stable_end(&self, of: &TopicPartition) -> Option<Offset> {
+        watermarks(&self.committed, of, AT_ONCE).ok().map(|(_, stable_end)| stable_end)
+    }
+
     pub(super) async fn partitions(&self, topic: &Topic) -> Result<Option<u32>, Error> {
         Ok(self.layout(topic).await?.map(|(partitions, _)| partitions))
     }
@@ -165,10 +174,10 @@ impl Asker {
     }
 }
 
-fn watermarks(client: &Consumer, of: &TopicPartition) -> Result<(Offset, Offset), Code> {
+fn watermarks(client: &Consumer, of: &TopicPartition, patience: Duration) -> Result<(Offset, Offset), Code> {
     take_events(client);
     let number = i32::try_from(of.partition.0).map_err(|_| Code::UnknownPartition)?;
-    let (low, high) = client.fetch_watermarks(of.topic.as_str(), number, ANSWER).map_err(|e| code(&e))?;
+    let (low, high) = client.fetch_watermarks(of.topic.as_str(), number, patience).map_err(|e| code(&e))?;
     let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| Code::OffsetNotAvailable);
     Ok((offset(low)?, offset(high)?))
 }

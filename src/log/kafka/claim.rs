@@ -8,10 +8,10 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::producer::Producer as _;
 
+use super::asker::Asker;
 use super::client::Properties;
 use super::errors::{code, of_group, of_transaction};
 use super::native::{Consumer, Polled, Producer};
-use super::seen::Seen;
 use super::standing::{Claiming, Standing};
 use super::writer::CALL;
 use crate::log::{Error, TopicPartition};
@@ -26,7 +26,7 @@ pub(super) struct Claimed {
     transactional_id: String,
     member: Weak<Polled<Consumer>>,
     standing: Arc<Standing>,
-    pub(super) seen: Arc<Seen>,
+    pub(super) asker: Arc<Asker>,
     properties: Properties,
 }
 
@@ -36,7 +36,7 @@ impl Claimed {
         control: &TopicPartition,
         member: &Weak<Polled<Consumer>>,
         standing: &Arc<Standing>,
-        seen: &Arc<Seen>,
+        asker: &Arc<Asker>,
         properties: &Properties,
     ) -> Result<Self, Error> {
         let consumer = member.upgrade().ok_or_else(|| gone(control))?;
@@ -54,7 +54,7 @@ impl Claimed {
             transactional_id: format!("{}.{}", standing.group, control.partition),
             member: member.clone(),
             standing: Arc::clone(standing),
-            seen: Arc::clone(seen),
+            asker: Arc::clone(asker),
             properties: properties.clone(),
         })
     }
@@ -62,6 +62,11 @@ impl Claimed {
     /// What is claimed is not let go of until what this returns is dropped.
     pub(super) fn under_way(&self) -> Claiming<'_> {
         self.standing.claiming()
+    }
+
+    /// Has whoever holds the partition claim it again.
+    pub(super) fn again(&self) {
+        self.standing.again(&self.control);
     }
 
     /// No request of the claim's producer is sent a second time before this.
@@ -92,7 +97,7 @@ pub(super) fn claim(claimed: &Claimed) -> Result<Polled<Producer>, Error> {
     // Only a member of the group's present generation may store a position.
     let confirmed = consumer.client.commit(&position_of(control), CommitMode::Sync);
     let of_group = |code, at: &TopicPartition| of_group(code, at, claimed.standing.check(at).is_ok());
-    confirmed.map_err(|e| claimed.seen.judge(of_group, code(&e), control))?;
+    confirmed.map_err(|e| claimed.asker.seen.judge(of_group, code(&e), control))?;
     claimed.check(&consumer)?;
     let producer = claimed.properties.committing(&claimed.transactional_id)?;
     // Once a broker has answered, the coordinator is found at once; else the library looks again
@@ -100,7 +105,7 @@ pub(super) fn claim(claimed: &Claimed) -> Result<Polled<Producer>, Error> {
     drop(producer.client.client().fetch_metadata(Some(control.topic.as_str()), CALL));
     match producer.client.init_transactions(CALL) {
         Ok(()) => Ok(producer),
-        Err(error) => Err(claimed.seen.judge(of_transaction, producer.fatal().unwrap_or(code(&error)), control)),
+        Err(error) => Err(claimed.asker.seen.judge(of_transaction, producer.fatal().unwrap_or(code(&error)), control)),
     }
 }
 

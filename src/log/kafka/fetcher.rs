@@ -26,6 +26,7 @@ use super::client::{Properties, log_line};
 use super::errors::{Meaning, meaning, partition};
 use super::feed::Feed;
 use super::native::{Consumer, Fetched, Kind, Polled};
+use super::settle;
 use super::turns::{Turn, Turns};
 use crate::log::{Error, Topic, TopicPartition};
 use crate::record::{BatchBuilder, Offset, Timestamp};
@@ -344,6 +345,10 @@ impl Slot {
             return;
         }
         self.seen = true;
+        if settle::is_end(&record) {
+            self.next = offset.next();
+            return;
+        }
         let at = (offset, Timestamp(record.timestamp()));
         if self.builder.is_empty() {
             self.base = at;

@@ -9,13 +9,12 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use tokio::sync::oneshot;
 
-use super::asker::{ANSWER, blocking};
+use super::asker::{ANSWER, Asker, blocking};
 use super::claim::{Claimed, claim};
 use super::client::Properties;
 use super::errors::{code, of_group, of_question};
 use super::member::Serving;
 use super::native::{Consumer, Polled};
-use super::seen::Seen;
 use super::standing::Standing;
 use super::writer::KafkaWriter;
 use crate::log::{Error, Event, Membership, SESSION_TIMEOUT, Topic, TopicPartition, Writer};
@@ -32,7 +31,7 @@ pub(super) struct KafkaSeat {
     client: Weak<Polled<Consumer>>,
     standing: Arc<Standing>,
     properties: Properties,
-    seen: Arc<Seen>,
+    asker: Arc<Asker>,
     /// The thread leaves when it is dropped.
     leave: mpsc::SyncSender<()>,
     left: oneshot::Receiver<()>,
@@ -48,13 +47,13 @@ pub(super) struct Place<'a> {
 }
 
 impl KafkaSeat {
-    pub(super) fn join(properties: &Properties, seen: &Arc<Seen>, place: Place<'_>) -> Result<Self, Error> {
+    pub(super) fn join(properties: &Properties, asker: &Arc<Asker>, place: Place<'_>) -> Result<Self, Error> {
         let client = properties.joining(place.group, place.member, place.assignor)?;
         let standing = Arc::new(Standing::new(place.group));
         let (leave, leaving) = mpsc::sync_channel(1);
         let (gone, left) = oneshot::channel();
         let client = Serving::start(client, Arc::clone(&standing), place.topics, leaving, gone)?;
-        Ok(Self { client, standing, properties: properties.clone(), seen: Arc::clone(seen), leave, left })
+        Ok(Self { client, standing, properties: properties.clone(), asker: Arc::clone(asker), leave, left })
     }
 
     async fn event(&self) -> Result<Event, Error> {
@@ -69,7 +68,7 @@ impl KafkaSeat {
     /// Claims on a thread that may block, and stays a listener meanwhile.
     async fn claim(&self, partition: &TopicPartition) -> Result<Box<dyn Writer>, Error> {
         self.standing.check(partition)?;
-        let claimed = Claimed::capture(partition, &self.client, &self.standing, &self.seen, &self.properties)?;
+        let claimed = Claimed::capture(partition, &self.client, &self.standing, &self.asker, &self.properties)?;
         let standing = Arc::clone(&self.standing);
         let claiming = blocking(move || {
             let _under_way = standing.claiming();
@@ -102,7 +101,7 @@ impl Membership for KafkaSeat {
 
     fn committed<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Option<Offset>, Error>> {
         async move {
-            let (client, seen, of) = (self.client()?, Arc::clone(&self.seen), partition.clone());
+            let (client, seen, of) = (self.client()?, Arc::clone(&self.asker.seen), partition.clone());
             blocking(move || {
                 let mut list = TopicPartitionList::with_capacity(1);
                 let number = i32::try_from(of.partition.0).unwrap_or(i32::MAX);

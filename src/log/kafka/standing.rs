@@ -95,6 +95,18 @@ impl Standing {
         }
     }
 
+    /// Says of a partition that is still this member's that it was lost and is assigned: whoever
+    /// holds it drops what it knows, and claims again.
+    pub(super) fn again(&self, partition: &TopicPartition) {
+        let mut state = self.lock();
+        if state.held.contains(partition) {
+            state.events.push_back(Event::Lost(vec![partition.clone()]));
+            state.events.push_back(Event::Assigned(vec![partition.clone()]));
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
     pub(super) fn refuse(&self, error: Error) {
         self.lock().refused.get_or_insert(error);
         self.changed.notify_one();

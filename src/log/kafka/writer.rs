@@ -13,7 +13,7 @@
 //! so that it is refused where the group has shared out its partitions since the claim.
 
 use std::ffi::CString;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -25,10 +25,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::append::offsets;
+use super::asker::Asker;
 use super::claim::{Claimed, claim, position_of};
 use super::client::log_line;
 use super::errors::{Meaning, code, meaning, of_end, of_transaction};
 use super::native::{Kind, Polled, Producer};
+use super::settle::{Unseen, end_of, hanging};
 use crate::log::{Append, Error, Offsets, TopicPartition, Writer};
 use crate::record::Offset;
 
@@ -45,6 +47,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) struct KafkaWriter {
     jobs: mpsc::SyncSender<Job>,
     control: TopicPartition,
+    asker: Arc<Asker>,
     /// After an error, or a commit that nobody waited for.
     spent: bool,
 }
@@ -58,14 +61,14 @@ struct Job {
 
 impl KafkaWriter {
     pub(super) fn start(claimed: Claimed, producer: Polled<Producer>) -> Result<Self, Error> {
-        let control = claimed.control.clone();
+        let (control, asker) = (claimed.control.clone(), Arc::clone(&claimed.asker));
         // One commit at a time: the next one is given only when the last one is answered.
         let (jobs, received) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name(format!("kafka-commit-{}", control.partition))
-            .spawn(move || Committing { claimed, producer: Some(producer) }.run(&received))
+            .spawn(move || Committing { claimed, producer: Some(producer), unseen: Unseen::default() }.run(&received))
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { jobs, control, spent: false })
+        Ok(Self { jobs, control, asker, spent: false })
     }
 
     async fn write(&mut self, appends: Vec<Append>, claim: bool) -> Result<Vec<Offsets>, Error> {
@@ -82,6 +85,19 @@ impl KafkaWriter {
 }
 
 impl Writer for KafkaWriter {
+    fn settle<'a>(&'a mut self, written: &'a [TopicPartition]) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let hanging = hanging(&self.asker, written).await?;
+            if hanging.is_empty() {
+                return Ok(());
+            }
+            let of: Vec<_> = hanging.iter().map(ToString::to_string).collect();
+            tracing::warn!(control = %self.control, ?of, "what was committed here has no end: giving it one");
+            self.write(hanging.into_iter().map(end_of).collect(), true).await.map(drop)
+        }
+        .boxed()
+    }
+
     fn commit_claim(&mut self, appends: Vec<Append>) -> BoxFuture<'_, Result<Vec<Offsets>, Error>> {
         self.write(appends, true).boxed()
     }
@@ -96,6 +112,7 @@ struct Committing {
     claimed: Claimed,
     /// `None` after a transaction was aborted, or may have been ended twice.
     producer: Option<Polled<Producer>>,
+    unseen: Unseen,
 }
 
 /// Where a transaction failed.
@@ -126,6 +143,10 @@ impl Committing {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+            if let Some(of) = self.unseen.look(|of| self.claimed.asker.stable_end(of)) {
+                tracing::warn!(control = %self.claimed.control, %of, "a commit does not end: claiming again");
+                return self.claimed.again();
+            }
         }
     }
 
@@ -134,7 +155,7 @@ impl Committing {
         if !claimed && appends.iter().all(|append| append.batch.is_empty()) {
             return Ok(vec![Offsets::default(); appends.len()]);
         }
-        let seen = &self.claimed.seen;
+        let seen = &self.claimed.asker.seen;
         let anew = self.producer.is_none();
         // The partition is not let go of meanwhile.
         let _under_way = anew.then(|| self.claimed.under_way());
@@ -152,7 +173,9 @@ impl Committing {
         match transaction.run((*claimed || anew).then_some(&self.claimed)) {
             Ok((written, ending)) => {
                 for (append, written) in appends.iter().zip(&written) {
-                    written.iter().max().into_iter().for_each(|last| seen.note_commit(&append.to, Offset(last + 1)));
+                    let Some(last) = written.iter().max() else { continue };
+                    seen.note_commit(&append.to, Offset(last + 1));
+                    self.unseen.note(&append.to, Offset(last + 1));
                 }
                 self.producer = (ending < self.claimed.earliest_retry()).then_some(producer);
                 Ok(written.iter().map(|written| offsets(written)).collect())

@@ -1,0 +1,145 @@
+//! Commits that are acknowledged and never end.
+//!
+//! A coordinator acknowledges a commit when it has noted its decision, and then has a marker written
+//! into each partition, without which nobody can read the records, or past them. A broker that dies in
+//! between and starts again may not know the partitions' leaders yet; Kafka 4.3.0 then takes them for
+//! deleted and notes the transaction as complete. From then on the records hang, until the next
+//! transaction of the same id writes into the partition and ends: they end with it.
+//!
+//! So whoever claims looks for partitions that hang, and commits a record to each of them, all in one
+//! transaction. It means nothing: readers of this engine take it for a hole, and other clients see a
+//! key and no value. And whoever has committed looks after a while whether that has ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use tokio::time::Instant;
+
+use super::asker::Asker;
+use super::native::Fetched;
+use crate::log::{Append, Error, TopicPartition};
+use crate::record::{BatchBuilder, Offset};
+
+/// The key of a record that has no other use than to end what hangs before it. With a key and without a
+/// value, compaction removes it in its time.
+const KEY: &[u8] = b"seriatim-settled";
+
+/// How many partitions are asked about at once.
+const AT_ONCE: usize = 32;
+
+/// What is open for so long hangs: the coordinator has nothing under way for this id once a claim has
+/// its producer, so that only transactions of others may end by themselves.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A commit that has no marker after this is looked at again, and after [`OVERDUE`] it hangs: a leader
+/// that is away delays markers for about a session.
+const YOUNG: Duration = Duration::from_secs(1);
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// A writer looks at so many partitions in a row, so that commits hardly wait for that.
+const IN_A_ROW: usize = 8;
+
+/// Whether a record is none, but the end of what hung before it.
+pub(super) fn is_end(record: &Fetched<'_>) -> bool {
+    record.value().is_none() && record.key() == Some(KEY)
+}
+
+/// What ends all that hangs in a partition when it is committed.
+pub(super) fn end_of(partition: TopicPartition) -> Append {
+    let mut builder = BatchBuilder::default();
+    builder.push(Some(KEY), None, |_| {});
+    Append { to: partition, batch: builder.finish() }
+}
+
+/// Those of the partitions in which something is open that does not end. To be asked once the producer
+/// of a claim is made; takes [`PATIENCE`] where there is anything open.
+pub(super) async fn hanging(asker: &Asker, written: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    // Plain appends move an end on; what was there at the first look has to become stable.
+    let mut suspects: Vec<_> = written.iter().map(|of| (of.clone(), None)).collect();
+    loop {
+        let looks = suspects.into_iter().map(async |(of, end)| match asker.bounds_now(&of).await {
+            Ok(bounds) => Ok(Some((of, end.unwrap_or(bounds.end))).filter(|(_, end)| bounds.stable_end < *end)),
+            Err(error @ Error::Unavailable(_)) => Err(error),
+            // Whoever needs it says what is wrong with it.
+            Err(_) => Ok(None),
+        });
+        let found: Vec<Result<_, Error>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+        suspects = Vec::new();
+        for suspect in found {
+            suspects.extend(suspect?.map(|(of, end)| (of, Some(end))));
+        }
+        if suspects.is_empty() || Instant::now() >= deadline {
+            return Ok(suspects.into_iter().map(|(of, _)| of).collect());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Up to where a writer has committed without having seen that it ended.
+#[derive(Default)]
+pub(super) struct Unseen {
+    commits: BTreeMap<TopicPartition, (Offset, Instant)>,
+    looked: Option<Instant>,
+}
+
+impl Unseen {
+    /// Records were committed up to `next`.
+    pub(super) fn note(&mut self, to: &TopicPartition, next: Offset) {
+        self.commits.insert(to.clone(), (next, Instant::now()));
+    }
+
+    /// Looks at some of what is not so young any more, once a second at most; gives a partition that
+    /// hangs. `stable_end` is `None` where nobody answers.
+    pub(super) fn look(&mut self, stable_end: impl Fn(&TopicPartition) -> Option<Offset>) -> Option<TopicPartition> {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now - looked < YOUNG) {
+            return None;
+        }
+        self.looked = Some(now);
+        let due = self.commits.iter().filter(|(_, (_, at))| now - *at >= YOUNG);
+        let due: Vec<_> = due.take(IN_A_ROW).map(|(of, commit)| (of.clone(), *commit)).collect();
+        for (of, (next, at)) in due {
+            match stable_end(&of) {
+                Some(stable_end) if stable_end >= next => drop(self.commits.remove(&of)),
+                Some(_) if now - at >= OVERDUE => return Some(of),
+                Some(_) => {}
+                // Whoever does not answer now is asked later.
+                None => return None,
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Topic;
+    use crate::record::Partition;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_is_still_not_stable_after_a_while_hangs() {
+        let of = |number| Topic::from("t").partition(Partition(number));
+        let mut unseen = Unseen::default();
+        unseen.note(&of(0), Offset(5));
+        unseen.note(&of(1), Offset(7));
+        assert_eq!(unseen.look(|_| panic!("it is young")), None);
+        tokio::time::advance(YOUNG).await;
+        let first_ends = |at: &TopicPartition| Some(if *at == of(0) { Offset(5) } else { Offset(6) });
+        assert_eq!(unseen.look(first_ends), None);
+        tokio::time::advance(OVERDUE).await;
+        assert_eq!(unseen.look(|_| None), None, "nobody answers");
+        tokio::time::advance(YOUNG).await;
+        assert_eq!(unseen.look(first_ends), Some(of(1)));
+        unseen.note(&of(1), Offset(9));
+        tokio::time::advance(YOUNG).await;
+        assert_eq!(unseen.look(|_| Some(Offset(9))), None);
+        tokio::time::advance(OVERDUE).await;
+        assert_eq!(unseen.look(|_| panic!("all have ended")), None);
+    }
+}
