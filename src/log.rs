@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::record::{Batch, Offset, Partition, Timestamp};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
 
 /// A topic's full name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -352,6 +352,10 @@ pub trait Log: Send + Sync + 'static {
 
     /// What a topic is like, `None` where there is none of this name.
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>>;
+
+    /// What tells this topic from another that is made under its name later, `None` where there is no
+    /// such topic, or the log does not tell.
+    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>>;
 
     /// Where a partition begins and ends now.
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>>;

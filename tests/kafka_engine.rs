@@ -91,6 +91,24 @@ async fn f32_a_refused_record_is_named_and_the_writer_goes_on_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f31_a_topic_made_anew_has_another_identity() {
+    let (log, place) = log_on(Cluster::shared(), "made-anew").await;
+    let topic = &place.0.topic;
+    let identity = async || log.identity(topic).await.expect("the broker is there");
+    let first = identity().await.expect("brokers have had ids since 2.8");
+    assert_eq!(identity().await, Some(first));
+    log.delete(std::slice::from_ref(topic)).await.expect("it is there");
+    let gone = async {
+        while identity().await.is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it was deleted");
+    let place = Place::new(&log, "made-anew").await;
+    assert_ne!(log.identity(&place.0.topic).await.expect("it is there").expect("it has one"), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f21_a_zombie_with_an_open_transaction_holds_up_nobody_after_a_claim() {
     let (log, place) = log_on(Cluster::shared(), "zombies").await;
     // As the owner before would be, had it been frozen between its records and their commit.
@@ -190,6 +208,7 @@ async fn properties_that_decide_what_is_promised_are_not_to_be_set() {
         ("isolation.level", "read_uncommitted", "is set by Seriatim"),
         ("enable.auto.commit", "true", "is set by Seriatim"),
         ("transactional.id", "mine", "is set by Seriatim"),
+        ("group.instance.id", "me", "is set by Seriatim"),
         ("bootstap.servers", "k:9092", "No such configuration property"),
         ("linger.ms", "soon", "linger.ms"),
     ] {
@@ -208,7 +227,6 @@ async fn how_long_a_transaction_takes_by_the_partitions_it_touches() {
     let (mut member, mut writer) = place.writer(&log, "measured").await;
     let appends = |numbers: Range<u32>| numbers.map(|number| to(&topic.partition(Partition(number)), &["x"])).collect();
     for touched in [1, 10, 100, 800] {
-        ("group.instance.id", "me", "is set by Seriatim"),
         let mut took = Vec::new();
         let mut failed = 0;
         while took.len() < 30 {

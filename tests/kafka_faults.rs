@@ -235,6 +235,22 @@ fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice() {
             checker.more(20);
             // What was held arrives in the middle of what came after it.
             proxy.release();
+#[test]
+fn f31_lanes_whose_input_was_made_anew_stand_still_although_it_has_outgrown_them() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 50);
+    checker.more(50);
+    owner.kill();
+    rig.make_anew("input");
+    feed::write(&rig, 100);
+    let owner = rig.run("owner-1", "resequence");
+    owner.says("t.input was deleted and made anew");
+    assert_eq!(checker.count_after(Duration::from_secs(2)), 50);
+}
+
             checker.more(20);
         }
     }

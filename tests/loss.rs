@@ -202,6 +202,39 @@ async fn lost_results_are_asked_for_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_input_made_anew_is_told_although_it_has_outgrown_the_frontier() {
+    let rig = Rig::new().await;
+    let answer_all = async |bodies: &[&str]| {
+        rig.send(bodies).await;
+        let before = rig.outputs().await.len() as u64;
+        for offset in 0..bodies.len() as u64 {
+            rig.answer(&[offset]).await;
+            rig.has_outputs(usize::try_from(before + offset + 1).expect("a few")).await;
+        }
+    };
+    rig.resequencing(answer_all(&["a", "b"])).await;
+    rig.log.recreate(&rig.topics.input);
+    rig.send(&["c", "d", "e", "f"]).await;
+    let reason = rig.resequencing(rig.is_halted()).await;
+    assert!(reason.contains("t.input was deleted and made anew"), "{reason}");
+    // The verdict lasts: whoever takes over next knows of it, too.
+    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert_eq!((rig.is_halted().await, rig.outputs().await.len()), (reason, 2));
+    rig.resequencing(async {
+        tokio::time::sleep(2 * SESSION_TIMEOUT).await;
+        rig.accept().await;
+        for offset in 0..4 {
+            rig.answer(&[offset]).await;
+            rig.has_outputs(usize::try_from(offset + 3).expect("a few")).await;
+        }
+    })
+    .await;
+    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, _, body)| (sequence, body)).collect();
+    let all = ["a", "b", "c", "d", "e", "f"].map(str::to_owned).into_iter().enumerate();
+    assert_eq!(outputs, all.map(|(sequence, body)| (sequence as u64, body)).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_its_cursor_a_lane_begins_anew_only_when_told_to() {
     let rig = Rig::new().await;
     rig.send(&["a", "b", "c", "d", "e"]).await;

@@ -47,7 +47,7 @@ use super::group::{Groups, Patience, Seat};
 use super::{
     Appending, Bounds, Error, Log, Membership, Reader, SESSION_TIMEOUT, Topic, TopicPartition, TopicShape, Visibility,
 };
-use crate::record::{Batch, BatchBuilder, Offset, Timestamp};
+use crate::record::{Batch, BatchBuilder, Offset, Timestamp, TopicId};
 
 /// The most bytes one append may hold; larger ones are refused. A commit's appends count singly.
 pub const MAX_BATCH: usize = 64 << 20;
@@ -258,6 +258,11 @@ impl Log for Embedded {
 
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
         ready(Ok(self.0.topics.shape(topic))).boxed()
+    }
+
+    /// Nobody can make a topic anew in it.
+    fn identity<'a>(&'a self, _: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
+        ready(Ok(None)).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

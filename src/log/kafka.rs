@@ -29,8 +29,8 @@ mod seen;
 mod settle;
 mod standing;
 mod topics;
-mod writer;
 mod turns;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -49,7 +49,7 @@ use self::reader::KafkaReader;
 use self::seat::{KafkaSeat, Place};
 use self::seen::Seen;
 use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
-use crate::record::{Batch, Offset, Partition, Timestamp};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
 
 /// The assignor of groups that only this program joins: who stays keeps what it has.
 const OWN_ASSIGNOR: &str = "cooperative-sticky";
@@ -178,6 +178,10 @@ impl Log for Kafka {
 
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
         self.0.asker.shape(topic).boxed()
+    }
+
+    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
+        self.0.asker.identity(topic).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

@@ -27,7 +27,7 @@ use self::reader::MemoryReader;
 use self::state::State;
 use super::group::{Groups, Patience, Seat};
 use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
-use crate::record::{Batch, Offset, Timestamp};
+use crate::record::{Batch, Offset, Timestamp, TopicId};
 
 /// What the clock shows when a log is made: a round moment of 2023, the same in every run.
 const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
@@ -160,6 +160,10 @@ impl Log for Memory {
 
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
         ready(Ok(self.0.lock().shape(topic))).boxed()
+    }
+
+    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
+        ready(Ok(self.0.lock().identity(topic))).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

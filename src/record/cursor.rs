@@ -7,8 +7,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::TopicId;
+
 /// The version that this program writes. An owner that meets a newer one lets go.
-pub const CURSOR_VERSION: u8 = 1;
+pub const CURSOR_VERSION: u8 = 2;
+
+/// The version before it, in which an owner's cursor ended without its topics; other records are the
+/// same in both.
+const WITHOUT_TOPICS: u8 = 1;
 
 /// The budget of one encoded cursor, 512 KiB: half of what `max.message.bytes` of the cursor
 /// topics allows, so that a state which grows between two checks still fits.
@@ -34,7 +40,13 @@ pub struct OwnerCursor {
     pub control: u64,
     /// The lanes owned, by number.
     pub lanes: BTreeMap<u32, LaneCursor>,
+    /// The topics, by name, that the positions of each lane are about, where the log tells topics of one
+    /// name apart.
+    pub topics: BTreeMap<u32, TopicIds>,
 }
+
+/// Which topics somebody knows, by name.
+pub type TopicIds = BTreeMap<String, TopicId>;
 
 /// The state of one lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,9 +113,20 @@ pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
             let (state, rest) = postcard::take_from_bytes(rest).map_err(|e| Unreadable::Damaged(e.to_string()))?;
             if rest.is_empty() { Ok(state) } else { Err(Unreadable::Damaged("bytes follow its end".to_owned())) }
         }
+        Some((&WITHOUT_TOPICS, rest)) => decode_first(rest),
         Some((&version, _)) if version > CURSOR_VERSION => Err(Unreadable::Newer(version)),
         _ => Err(Unreadable::Damaged("it has no version".to_owned())),
     }
+}
+
+/// Of what version 1 wrote an owner's cursor lacks its last member, a map: an empty one is put there.
+fn decode_first<T: DeserializeOwned>(rest: &[u8]) -> Result<T, Unreadable> {
+    let ended = |rest: &[u8]| match postcard::take_from_bytes(rest) {
+        Ok((state, [])) => Some(state),
+        _ => None,
+    };
+    let damaged = || Unreadable::Damaged("it is none of version 1".to_owned());
+    ended(rest).or_else(|| ended(&[rest, &[0]].concat())).ok_or_else(damaged)
 }
 
 #[cfg(test)]
@@ -113,7 +136,12 @@ mod tests {
     #[test]
     fn cursors_round_trip_and_strange_ones_are_refused() {
         let lane = LaneCursor { frontier: 5, released: vec![(1, 2)], order: "key".to_owned(), ..LaneCursor::default() };
-        let cursor = OwnerCursor { epoch: 3, control: 9, lanes: BTreeMap::from([(0, lane)]) };
+        let cursor = OwnerCursor { epoch: 3, control: 9, lanes: BTreeMap::from([(0, lane)]), ..OwnerCursor::default() };
+        let first = [&[WITHOUT_TOPICS], &encode(&cursor)[1..encode(&cursor).len() - 1]].concat();
+        assert_eq!(decode(&first), Ok(cursor.clone()));
+        assert!(decode::<OwnerCursor>(&first[..first.len() - 1]).is_err());
+        let topics = TopicIds::from([("t.input".to_owned(), TopicId(u128::MAX))]);
+        let cursor = OwnerCursor { topics: BTreeMap::from([(0, topics)]), ..cursor };
         let bytes = encode(&cursor);
         assert_eq!(decode(&bytes), Ok(cursor));
         let newer = [&[CURSOR_VERSION + 1], &bytes[1..]].concat();

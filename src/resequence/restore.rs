@@ -1,12 +1,13 @@
 //! Take-over, steps 4 and 5: from the last committed cursor to lanes that go on.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::log::{Bounds, Error, TopicPartition, damage};
+use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
 use crate::metrics;
-use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
+use crate::record::cursor::{LaneCursor, OwnerCursor, TopicIds, decode};
 use crate::record::ledger::LedgerRecord;
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, TopicId};
 use crate::takeover;
 
 use super::batches::Batches;
@@ -38,20 +39,51 @@ pub(super) async fn restore(
     accepted: Accepted,
 ) -> Result<Vec<Seat>, takeover::Error> {
     let mut seats = Vec::new();
+    let now = identities(shared).await?;
     for lane in shared.topics.lanes_of(shared.control) {
         let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
+        let mut known = cursor.topics.get(&lane.0).cloned().unwrap_or_default();
+        let anew = made_anew(&known, &now);
         let results_lost = match accepted {
-            Accepted::Lane(accepted) if accepted == lane => accept(shared, lane, &mut lane_cursor).await?,
+            Accepted::Lane(accepted) if accepted == lane => {
+                known.clear();
+                accept(shared, lane, &mut lane_cursor, &anew).await?
+            }
             Accepted::Cursor => Some(begin_behind_tails(shared, lane, &mut lane_cursor).await?),
             _ => None,
         };
+        // Until the loss is accepted, the lane's positions are about what it knew.
+        let topics: TopicIds = now.clone().into_iter().chain(known).collect();
+        if lane_cursor.halted.is_none() && topics != now {
+            let anew = anew.iter().cloned().collect::<Vec<_>>().join(", ");
+            lane_cursor.halted = Some(format!("{anew} was deleted and made anew: what it held before is lost"));
+        }
         let mut seat = restore_lane(shared, lane, lane_cursor).await?;
+        seat.topics = topics;
         if let Some(state) = seat.state_mut() {
             state.results_lost = results_lost;
         }
         seats.push(seat);
     }
     Ok(seats)
+}
+
+/// The topics of the lanes' positions as they are now.
+async fn identities(shared: &Shared) -> Result<TopicIds, Error> {
+    let topics = &shared.topics;
+    let mut now = TopicIds::new();
+    for topic in [&topics.input, &topics.results, &topics.ledger, &topics.batches] {
+        if let Some(id) = shared.log.identity(topic).await? {
+            now.insert(topic.as_str().to_owned(), id);
+        }
+    }
+    Ok(now)
+}
+
+/// The names of topics that are not those which were known by them.
+fn made_anew(known: &TopicIds, now: &TopicIds) -> BTreeSet<String> {
+    let other = |name: &str, id: &TopicId| known.get(name).is_some_and(|known| known != id);
+    now.iter().filter(|(name, id)| other(name.as_str(), id)).map(|(name, _)| name.clone()).collect()
 }
 
 async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) -> Result<Seat, takeover::Error> {
@@ -156,14 +188,20 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
 /// Ends a halt by loss: goes on with what the logs still hold and with what can be read of it. Where
 /// results were lost, says how far the results and the input have to be read to know which records
 /// are without one.
-async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<Lost>, Error> {
+async fn accept(
+    shared: &Shared,
+    lane: Partition,
+    cursor: &mut LaneCursor,
+    anew: &BTreeSet<String>,
+) -> Result<Option<Lost>, Error> {
     let topics = &shared.topics;
+    let is_anew = |topic: &Topic| anew.contains(topic.as_str());
     cursor.halted = None;
     let input = shared.log.bounds(&topics.input.partition(lane)).await?;
-    let behind_damage = accept_input(shared, lane, cursor, input).await?;
+    let behind_damage = accept_input(shared, lane, cursor, input, anew).await?;
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
     let mut from = Offset(cursor.results);
-    if from < results.start || from > results.end {
+    if from < results.start || from > results.end || is_anew(&topics.results) {
         from = results.start;
     }
     from = behind_all_damage(shared, &topics.results.partition(lane), from, results.end).await?;
@@ -171,11 +209,13 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
     cursor.results = from.0;
     let of = topics.ledger.partition(lane);
     let ledger = shared.log.bounds(&of).await?;
-    let from = Offset(cursor.identities).clamp(ledger.start, ledger.end);
+    let from = if is_anew(&topics.ledger) { ledger.start } else { Offset(cursor.identities) };
+    let from = from.clamp(ledger.start, ledger.end);
     cursor.identities = behind_all_damage(shared, &of, from, ledger.end).await?.0;
     let of = topics.batches.partition(lane);
     let batches = shared.log.bounds(&of).await?;
-    let from = Offset(cursor.batches).clamp(batches.start, batches.end);
+    let from = if is_anew(&topics.batches) { batches.start } else { Offset(cursor.batches) };
+    let from = from.clamp(batches.start, batches.end);
     cursor.batches = behind_damage_at(shared, &of, from, batches.end).await?.unwrap_or(from).0;
     for topic in topics.destinations.values() {
         let name = topic.as_str().to_owned();
@@ -190,9 +230,16 @@ async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Re
 
 /// Moves a frontier from where nothing is, or nothing can be read; says whether that was damage. A lane
 /// comes to stand before damage only when all before it is released.
-async fn accept_input(shared: &Shared, lane: Partition, cursor: &mut LaneCursor, input: Bounds) -> Result<bool, Error> {
+async fn accept_input(
+    shared: &Shared,
+    lane: Partition,
+    cursor: &mut LaneCursor,
+    input: Bounds,
+    anew: &BTreeSet<String>,
+) -> Result<bool, Error> {
     let frontier = Offset(cursor.frontier);
-    let is_lost = frontier < input.start || frontier > input.end;
+    let is_anew = anew.contains(shared.topics.input.as_str());
+    let is_lost = is_anew || frontier < input.start || frontier > input.end;
     let behind = match is_lost {
         true => None,
         false => behind_damage_at(shared, &shared.topics.input.partition(lane), frontier, input.end).await?,

@@ -4,7 +4,7 @@
 use crate::log::{Append, Error, Fetched, Reader};
 use crate::metrics;
 use crate::order::Violated;
-use crate::record::cursor::LaneCursor;
+use crate::record::cursor::{LaneCursor, TopicIds};
 use crate::record::{Batch, Epoch, Offset, Partition, Timestamp};
 use crate::topics::Topics;
 
@@ -22,6 +22,8 @@ pub(super) struct Seat {
     pub(super) results: Option<Box<dyn Reader>>,
     pub(super) commands: Option<Box<dyn Reader>>,
     ledger_end: Offset,
+    /// The topics that the lane's positions are about.
+    pub(super) topics: TopicIds,
     /// An invariant that did not hold: the lane is restored from its last cursor, halted.
     pub(super) defect: Option<String>,
     metrics: metrics::Lane,
@@ -51,6 +53,7 @@ impl Seat {
             results: None,
             commands: None,
             ledger_end,
+            topics: TopicIds::new(),
             defect: None,
             metrics: metrics::lane(lane),
         }
@@ -306,7 +309,9 @@ impl Seat {
         if let Err(violated) = state.committed(cursor, ledger) {
             self.found_defect(&violated);
         } else if cursor.halted.is_some() {
+            let topics = std::mem::take(&mut self.topics);
             *self = Self::halted(self.lane, cursor.clone());
+            self.topics = topics;
         }
     }
 

@@ -13,7 +13,9 @@ use seriatim::log::{
     Appending, Bounds, Cleanup, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility,
 };
 use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
-use seriatim::record::{Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, check};
+use seriatim::record::{
+    Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, TopicId, check,
+};
 use seriatim::topics::Topics;
 use seriatim::work::{self, Answer, Failure, Job, Options, Processor};
 use tokio::task::JoinHandle;
@@ -308,6 +310,10 @@ impl Log for Picky {
 
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>> {
         self.log.shape(topic)
+    }
+
+    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
+        self.log.identity(topic)
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

@@ -2,6 +2,7 @@
 //! asked on threads that may.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +13,18 @@ use tokio::time::Instant;
 
 use super::client::{Context, Properties};
 use super::errors::{code, of_question};
-use super::native::Consumer;
+use super::native::{Consumer, topic_id};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, TopicId};
 
 /// How long an answer is waited for: less than a session, so that who asks stays a member.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long the markers of a commit are waited for, and how often they are looked for: they take
 /// As [`ANSWER`], for who has something better to do.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
+/// How long the markers of a commit are waited for, and how often they are looked for: they take
 /// milliseconds, unless their broker goes just then.
 const MARKERS: Duration = Duration::from_secs(2);
 const MARKER: Duration = Duration::from_millis(2);
@@ -89,12 +90,12 @@ impl Asker {
         .await
     }
 
-    /// How many partitions there are, `None` where there is no such topic.
     /// Up to where a partition can be read, `None` where nobody answers at once. Blocks for a moment.
     pub(super) fn stable_end(&self, of: &TopicPartition) -> Option<Offset> {
         watermarks(&self.committed, of, AT_ONCE).ok().map(|(_, stable_end)| stable_end)
     }
 
+    /// How many partitions there are, `None` where there is no such topic.
     pub(super) async fn partitions(&self, topic: &Topic) -> Result<Option<u32>, Error> {
         Ok(self.layout(topic).await?.map(|(partitions, _)| partitions))
     }
@@ -120,6 +121,23 @@ impl Asker {
                 }
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
                 Some(other) => Err(judge(other)),
+            }
+        })
+        .await
+    }
+
+    /// The id that the cluster gave a topic when it was made; `None` where there is no such topic, or
+    /// brokers that are too old to have ids.
+    pub(super) async fn identity(&self, topic: &Topic) -> Result<Option<TopicId>, Error> {
+        let (client, seen, at) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topic.partition(Partition(0)));
+        blocking(move || {
+            take_events(&client);
+            let judge = |code| seen.judge(of_question, code, &at);
+            let name = CString::new(at.topic.as_str()).map_err(|_| judge(Code::InvalidTopic))?;
+            match topic_id(&*client, &name, ANSWER) {
+                Ok(id) => Ok(Some(TopicId(id)).filter(|id| id.0 != 0)),
+                Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
+                Err(code) => Err(judge(code)),
             }
         })
         .await

@@ -166,6 +166,61 @@ impl Polled<Producer> {
     }
 }
 
+/// The id of a topic. Blocks until a broker has answered, for `patience` at most.
+pub(super) fn topic_id(client: &impl Client, topic: &CStr, patience: Duration) -> Result<u128, Code> {
+    let millis = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
+    let mut names = [topic.as_ptr()];
+    // SAFETY: the client lives, and so does the name, which is copied; what is made here is given back
+    // here, the event after what was borrowed from it.
+    unsafe {
+        let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let queue = sys::rd_kafka_queue_new(client.native());
+        sys::rd_kafka_DescribeTopics(client.native(), topics, ptr::null(), queue);
+        sys::rd_kafka_TopicCollection_destroy(topics);
+        let event = sys::rd_kafka_queue_poll(queue, millis);
+        let id = match event.as_ref() {
+            Some(event) => described(event),
+            None => Err(Code::OperationTimedOut),
+        };
+        if !event.is_null() {
+            sys::rd_kafka_event_destroy(event);
+        }
+        sys::rd_kafka_queue_destroy(queue);
+        id
+    }
+}
+
+/// # Safety
+///
+/// Only for the answer to a question about one topic.
+unsafe fn described(event: *const sys::rd_kafka_event_t) -> Result<u128, Code> {
+    let check = |code: Code| if code == Code::NoError { Ok(()) } else { Err(code) };
+    // SAFETY: the event lives; all that is looked at is part of it.
+    unsafe {
+        let event = event.cast_mut();
+        check(Code::from(sys::rd_kafka_event_error(event)))?;
+        let answer = sys::rd_kafka_event_DescribeTopics_result(event);
+        if answer.is_null() {
+            return Err(Code::BadMessage);
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(answer, &raw mut count);
+        if count == 0 || topics.is_null() {
+            return Err(Code::UnknownTopicOrPartition);
+        }
+        let error = sys::rd_kafka_TopicDescription_error(*topics);
+        if !error.is_null() {
+            check(Code::from(sys::rd_kafka_error_code(error)))?;
+        }
+        let id = sys::rd_kafka_TopicDescription_topic_id(*topics);
+        if id.is_null() {
+            return Err(Code::BadMessage);
+        }
+        let (high, low) = (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id));
+        Ok(u128::from(high.cast_unsigned()) << 64 | u128::from(low.cast_unsigned()))
+    }
+}
+
 type Value = sys::rd_kafka_vu_s__bindgen_ty_1;
 
 const fn part(vtype: sys::rd_kafka_vtype_t, u: Value) -> sys::rd_kafka_vu_t {

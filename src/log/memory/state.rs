@@ -12,7 +12,7 @@ use super::Shared;
 use super::faults::{Dice, Fate, Faults, happens, wait};
 use super::partition::{PartitionLog, Transaction};
 use crate::log::{Append, Appending, Error, Offsets, Topic, TopicPartition, TopicShape};
-use crate::record::{Batch, Offset, Partition, Timestamp};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
 
 /// Who may write for one partition of one group.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) fences: BTreeMap<(Arc<str>, TopicPartition), Fence>,
     pub(super) positions: BTreeMap<(String, TopicPartition), Offset>,
     shapes: BTreeMap<Topic, TopicShape>,
+    /// How often topics were made anew.
+    lives: BTreeMap<Topic, u128>,
     partitions: BTreeMap<TopicPartition, PartitionLog>,
 }
 
@@ -41,6 +43,7 @@ impl State {
             fences: BTreeMap::new(),
             positions: BTreeMap::new(),
             shapes: BTreeMap::new(),
+            lives: BTreeMap::new(),
             partitions: BTreeMap::new(),
         }
     }
@@ -81,7 +84,12 @@ impl State {
         self.partitions.get_mut(of).ok_or_else(|| unknown(of))
     }
 
+    pub(super) fn identity(&self, topic: &Topic) -> Option<TopicId> {
+        self.shapes.get(topic).map(|_| TopicId(self.lives.get(topic).copied().unwrap_or(0)))
+    }
+
     pub(super) fn recreate(&mut self, topic: &Topic) {
+        *self.lives.entry(topic.clone()).or_default() += 1;
         self.partitions.iter_mut().filter(|(of, _)| of.topic == *topic).for_each(|(_, log)| log.reset());
     }
 

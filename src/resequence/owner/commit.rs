@@ -23,7 +23,8 @@ impl Owner {
         let mut appends = Vec::new();
         let mut ledgers = Vec::new();
         let Shared { topics, epoch, control, .. } = &self.shared;
-        let mut cursor = OwnerCursor { epoch: epoch.0, control: self.verbs.position().0, lanes: Default::default() };
+        let control_to = self.verbs.position().0;
+        let mut cursor = OwnerCursor { epoch: epoch.0, control: control_to, ..OwnerCursor::default() };
         for seat in &mut self.seats {
             let (gathered, lane_cursor) = seat.form_commit(topics);
             for append in gathered {
@@ -33,6 +34,9 @@ impl Owner {
                 appends.push(append);
             }
             cursor.lanes.insert(seat.lane.0, lane_cursor);
+            if !seat.topics.is_empty() {
+                cursor.topics.insert(seat.lane.0, seat.topics.clone());
+            }
         }
         appends.extend(self.verbs.results(topics));
         let encoded = encode(&cursor);
