@@ -110,8 +110,7 @@ async fn read(
     let (at, from) = begin(service, kind, &of, from.unwrap_or(From::Sequence(0))).await?;
     let end = service.log().bounds(&of).await?.stable_end;
     let reader = service.log().read(&of, at, Visibility::Durable, READ_BYTES).await?;
-    let outputs =
-        Outputs { log: Arc::clone(service.log()), kind, reader, of, from, end: (!follow).then_some(end) };
+    let outputs = Outputs { log: Arc::clone(service.log()), kind, reader, of, from, end: (!follow).then_some(end) };
     Ok(if follow {
         events(outputs, service.options().heartbeat, service.drain().clone())
     } else {

@@ -105,6 +105,13 @@ impl Checker {
         state.lanes[&lane].outputs.iter().map(|(offset, _)| *offset).collect()
     }
 
+    /// The bodies of what has come out of a lane, in the order in which they did.
+    pub(crate) fn bodies(&self, lane: i32) -> Vec<String> {
+        let state = self.state.lock().expect("nobody panics with it");
+        assert_eq!(state.wrong, None);
+        state.lanes[&lane].outputs.iter().map(|(_, body)| String::from_utf8_lossy(body).into_owned()).collect()
+    }
+
     /// Waits until everything that was ever committed to the input has come out, and looks that it
     /// was each message once, as its worker echoed it, in order, and nothing else. How many there were.
     pub(crate) fn finish(&self) -> usize {
@@ -137,6 +144,9 @@ impl Drop for Checker {
 
 impl State {
     fn take(&mut self, message: &BorrowedMessage<'_>) {
+        if message.payload().is_none() && message.key() == Some(b"seriatim-settled") {
+            return;
+        }
         self.longest = self.longest.max(self.last.elapsed());
         self.last = Instant::now();
         let lane = message.partition();
@@ -144,9 +154,6 @@ impl State {
         let sequence: u64 = header(message, "seriatim-sequence").parse().expect("the pipeline writes a number");
         let source = header(message, "seriatim-source");
         let offset: i64 = match source.split_once(':') {
-        if message.payload().is_none() && message.key() == Some(b"seriatim-settled") {
-            return;
-        }
             Some((from, offset)) if from == lane.to_string() => offset.parse().expect("the pipeline writes a number"),
             _ => return self.is_wrong(format!("source {source} in lane {lane}")),
         };

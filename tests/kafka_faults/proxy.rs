@@ -198,14 +198,14 @@ async fn serve(client: TcpStream, broker: SocketAddr, shared: Arc<Shared>) -> io
     let broker = TcpStream::connect(broker).await?;
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
-    let (from_client, to_client) = client.into_split();
-    let (from_broker, to_broker) = broker.into_split();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_broker, mut to_broker) = broker.into_split();
     let (expect, expected) = mpsc::unbounded_channel();
     tokio::select! {
-        done = requests(from_client, to_broker, expect, &shared, number) => done,
-        done = replies(from_broker, to_client, expected) => done,
+        done = requests(&mut from_client, &mut to_broker, expect, &shared, number) => done,
+        done = replies(&mut from_broker, &mut to_client, expected) => done,
         () = stalled(&mut fate) => {
-            // Until they are all cut, or the client has had enough, which nobody would notice.
+            // Its sockets stay open until all are cut, whatever the client thinks of it.
             while !matches!(*fate.borrow_and_update(), Fate::Cut) && fate.changed().await.is_ok() {}
             Ok(())
         }
@@ -220,15 +220,15 @@ async fn stalled(fate: &mut watch::Receiver<Fate>) {
 }
 
 async fn requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     expect: mpsc::UnboundedSender<Reply>,
     shared: &Shared,
     number: u64,
 ) -> io::Result<()> {
     let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
     loop {
-        let mut frame = read_frame(&mut from).await?;
+        let mut frame = read_frame(from).await?;
         let api = frame.get(4..6).map_or(-1, |api| i16::from_be_bytes([api[0], api[1]]));
         shared.starve(&mut frame, api, number);
         let mut replies = VecDeque::from([Reply::Pass]);
@@ -255,12 +255,12 @@ async fn requests(
 }
 
 async fn replies(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     mut expected: mpsc::UnboundedReceiver<Reply>,
 ) -> io::Result<()> {
     loop {
-        let frame = read_frame(&mut from).await?;
+        let frame = read_frame(from).await?;
         match expected.recv().await {
             Some(Reply::Pass) => to.write_all(&frame).await?,
             Some(Reply::Late(by)) => {
@@ -291,7 +291,7 @@ const MOST_BYTES: usize = 28;
 const PARTITION: usize = 33;
 
 impl Shared {
-    /// Asks for the partition's first batch again instead of what is wanted; the client has that already.
+    /// Asks for no more than the partition's first batch instead of what is wanted; the client has that already.
     fn starve(&self, frame: &mut [u8], api: i16, number: u64) {
         let starved = *self.starved.lock().expect("nobody panics with it");
         let Some(starved) = starved.filter(|starved| api == Api::Fetch as i16 && number < starved.below) else {
@@ -303,7 +303,7 @@ impl Shared {
             let Some(partition) = frame[at + 17 + index * PARTITION..].get_mut(..PARTITION) else { return };
             if partition[..4] == starved.partition.to_be_bytes() {
                 partition[OFFSET..OFFSET + 8].fill(0);
-                partition[MOST_BYTES..MOST_BYTES + 4].copy_from_slice(&1_i32.to_be_bytes());
+                partition[MOST_BYTES..MOST_BYTES + 4].fill(0);
             }
         }
     }

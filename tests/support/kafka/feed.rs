@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::rig::{LANES, Rig};
@@ -97,6 +98,28 @@ pub(crate) fn write_one(into: &Rig, lane: i32, body: &str) {
     let (producer, topic) = (producer(&into.client()), into.topic("input"));
     let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(body);
     producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
+    settle(&producer);
+}
+
+/// Writes outputs to a lane as an owner would for the messages at these offsets of what [`write`] wrote
+/// again and again, with sequence numbers that are the same as the offsets.
+pub(crate) fn write_outputs(into: &Rig, lane: i32, offsets: std::ops::Range<u64>) {
+    let (producer, topic) = (producer(&into.client()), into.topic("output"));
+    for offset in offsets {
+        let number = offset % 50 * u64::try_from(LANES).expect("a few") + u64::try_from(lane).expect("it is one");
+        let (body, offset) = (number.to_string(), offset.to_string());
+        let named = |key, value| Header { key, value: Some(value) };
+        let source = format!("{lane}:{offset}");
+        let headers = OwnedHeaders::new()
+            .insert(named("seriatim-source", source.as_str()))
+            .insert(named("seriatim-output", "0"))
+            .insert(named("seriatim-group", "0000000000000000"))
+            .insert(named("seriatim-sequence", offset.as_str()))
+            .insert(named("seriatim-epoch", "0"));
+        let record: BaseRecord<'_, str, str> =
+            BaseRecord::to(&topic).partition(lane).payload(body.as_str()).headers(headers);
+        producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
+    }
     settle(&producer);
 }
 

@@ -26,6 +26,8 @@ pub(crate) const LANES: i32 = 2;
 pub(crate) struct Rig {
     pub(crate) cluster: Brokers,
     name: &'static str,
+    /// Settings of all its processes.
+    common: &'static str,
     folder: tempfile::TempDir,
 }
 
@@ -49,16 +51,21 @@ impl Deref for Brokers {
 impl Rig {
     /// Starts brokers with these arguments of `scripts/kafka`, and creates the topics.
     pub(crate) fn new(arguments: &[&str]) -> Self {
-        Self::on(Brokers::Own(Cluster::start(arguments)), "t")
+        Self::on(Brokers::Own(Cluster::start(arguments)), "t", "")
+    }
+
+    /// As [`Rig::new`], with settings that all of its processes have.
+    pub(crate) fn with(arguments: &[&str], common: &'static str) -> Self {
+        Self::on(Brokers::Own(Cluster::start(arguments)), "t", common)
     }
 
     /// On the brokers of all tests, under a name of its own.
     pub(crate) fn shared(name: &'static str) -> Self {
-        Self::on(Brokers::Shared(Cluster::shared()), name)
+        Self::on(Brokers::Shared(Cluster::shared()), name, "")
     }
 
-    fn on(cluster: Brokers, name: &'static str) -> Self {
-        let rig = Self { cluster, name, folder: tempfile::tempdir().expect("a folder") };
+    fn on(cluster: Brokers, name: &'static str, common: &'static str) -> Self {
+        let rig = Self { cluster, name, common, folder: tempfile::tempdir().expect("a folder") };
         rig.create_topics();
         rig
     }
@@ -151,9 +158,9 @@ impl Rig {
 
     pub(crate) fn config_by(&self, process: &str, properties: &BTreeMap<String, String>, more: &str) -> PathBuf {
         let mut text = format!(
-            "name = \"{}\"\n{more}ingress.http = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
+            "name = \"{}\"\n{}{more}ingress.http = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
              log.partitions = {LANES}\n",
-            self.name
+            self.name, self.common
         );
         for (key, value) in properties {
             writeln!(text, "log.kafka.{key:?} = {value:?}").expect("a String takes everything");
