@@ -8,6 +8,9 @@ use crate::client::Client;
 use crate::program::Program;
 use crate::receiver::Receivers;
 
+/// Within which what was accepted is worked on and released.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// How long each run may take at most.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,12 +27,13 @@ async fn run(what: &str, progress: &str, by: &str, more: &str, messages: usize) 
     let at = listening.at;
     let program = Program::start(&format!(
         "order.by = \"{by}\"\nwork.builtin = \"echo\"\n[destinations.default.push]\nprogress = \"{progress}\"\n\
-         http = {{ url = \"http://{at}/\", {more}allow_private = true }}\n"
+         http = {{ url = \"http://{at}/\", {more}timeout = \"60s\", allow_private = true }}\n"
     ));
-    // All of it waits before the first is pushed that counts: a receiver that is slow at first holds it.
-    receivers.slow().insert("/".to_owned(), Duration::from_secs(3));
+    // All of it waits before the first is pushed that counts.
+    receivers.hold(true);
     upload(&program, messages).await;
-    receivers.slow().clear();
+    sleep(SETTLE).await;
+    receivers.hold(false);
     while receivers.count() == 0 {
         sleep(Duration::from_millis(1)).await;
     }

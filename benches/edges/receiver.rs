@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub(crate) struct Receivers {
     got: Arc<Mutex<BTreeMap<String, Got>>>,
     /// How long a path takes to answer; those without an entry answer at once.
     slow: Arc<Mutex<BTreeMap<String, Duration>>>,
+    /// While this is so nobody answers.
+    held: Arc<AtomicBool>,
 }
 
 /// A port on which somebody listens.
@@ -42,6 +45,11 @@ impl Receivers {
 
     pub(crate) fn slow(&self) -> MutexGuard<'_, BTreeMap<String, Duration>> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nobody answers, or all do again.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -82,6 +90,9 @@ impl Receivers {
             }
             space.drain(..end + length);
             let arrived = Instant::now();
+            while self.held.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(1)).await;
+            }
             let pause = self.slow().get(&path).copied();
             if let Some(pause) = pause {
                 sleep(pause).await;
