@@ -4,6 +4,7 @@
 //! cargo bench --bench edges -- destinations    # 100 of them, of which 10 are dead and 10 slow
 //! cargo bench --bench edges -- pushes          # a second, of one group and of many
 //! cargo bench --bench edges -- intake          # durable messages a second over HTTP, and their delay
+//! cargo bench --bench edges -- connections     # 10,000 idle ones over TCP and 1,000 busy ones
 //! cargo bench --bench edges -- flood           # more than there is room for, for a minute
 //! cargo bench --bench edges -- abuse           # slow, half-open, oversized, malformed and bombs
 //! ```
@@ -15,6 +16,8 @@
 mod abuse;
 #[path = "edges/client.rs"]
 mod client;
+#[path = "edges/connections.rs"]
+mod connections;
 #[path = "edges/destinations.rs"]
 mod destinations;
 #[path = "edges/flood.rs"]
@@ -44,6 +47,9 @@ async fn main() {
     if wanted("intake") {
         flood::intake().await;
     }
+    if wanted("connections") {
+        connections::measure().await;
+    }
     if wanted("flood") {
         flood::measure().await;
     }
@@ -51,6 +57,6 @@ async fn main() {
         abuse::measure().await;
     }
     if names.is_empty() {
-        println!("say what: destinations, pushes, intake, flood, abuse");
+        println!("say what: destinations, pushes, intake, connections, flood, abuse");
     }
 }
