@@ -236,6 +236,10 @@ pub trait Reader: Send {
 
     /// The offset that [`Reader::next`] looks for next.
     fn position(&self) -> Offset;
+
+    /// To be called by who may not ask for more for a while, as long as its own client takes: nobody else
+    /// who reads the partition then waits for it. The next call goes on from the position.
+    fn rest(&mut self) {}
 }
 
 /// What happened to a member of a group.

@@ -93,7 +93,8 @@ engines! {
         bounds_follow
         the_removed_is_lost
         what_is_left_can_be_read
-        a_reader_follows_for_long;
+        a_reader_follows_for_long
+        who_rests_goes_on_where_it_was;
     commit:
         a_commit_is_read_everywhere
         all_or_nothing

@@ -16,7 +16,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use seriatim::log::kafka::{Kafka, Options};
-use seriatim::log::{Cleanup, Error, Log, Topic, TopicShape};
+use seriatim::log::{Cleanup, Error, Log, Reader, Topic, TopicShape, Visibility};
 use seriatim::record::{Offset, Partition};
 use words::{Place, batch, connect, log_on, to};
 
@@ -106,6 +106,44 @@ async fn f31_a_topic_made_anew_has_another_identity() {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it was deleted");
     let place = Place::new(&log, "made-anew").await;
     assert_ne!(log.identity(&place.0.topic).await.expect("it is there").expect("it has one"), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_a_busy_partition_keep_nobody_waiting() {
+    let (log, place) = log_on(Cluster::shared(), "crowded").await;
+    place.append(&log, &["first"]).await;
+    let open = || async { log.read(&place.0, Offset::ZERO, Visibility::Durable, 1 << 20).await.expect("it exists") };
+    let (mut resting, mut busy) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        resting.push(open().await);
+        busy.push(open().await);
+    }
+    let written = async {
+        loop {
+            place.append(&log, &["more"]).await;
+        }
+    };
+    let read = async {
+        // These are not asked again, the others all the time.
+        for reader in &mut resting {
+            reader.next().await.expect("it is there");
+            reader.rest();
+        }
+        futures::future::join_all(busy.iter_mut().map(read_on)).await;
+    };
+    tokio::select! {
+        biased;
+        read = tokio::time::timeout(Duration::from_secs(60), read) => read.expect("everybody's turn comes"),
+        () = written => {}
+    }
+}
+
+/// Until it has gone on for longer than a look-up takes.
+async fn read_on(reader: &mut Box<dyn Reader>) {
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        reader.next().await.expect("there is always more");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

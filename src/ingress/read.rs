@@ -1,7 +1,5 @@
 //! `GET /v1/outputs/{destination}` and `GET /v1/dead-letters`: up to now, or followed as they come.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
@@ -14,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Service;
 use super::envelope::known;
 use super::problem::{Code, Problem};
-use crate::log::{Error, Fetched, Log, Reader, Topic, TopicPartition, Visibility};
+use crate::log::{Error, Fetched, Reader, Topic, TopicPartition, Visibility};
 use crate::observe::PATIENCE;
 use crate::observe::outputs::{Position, position};
 use crate::record::present::{DeadLetter, Output};
@@ -110,7 +108,7 @@ async fn read(
     let (at, from) = begin(service, kind, &of, from.unwrap_or(From::Sequence(0))).await?;
     let end = service.log().bounds(&of).await?.stable_end;
     let reader = service.log().read(&of, at, Visibility::Durable, READ_BYTES).await?;
-    let outputs = Outputs { log: Arc::clone(service.log()), kind, reader, of, from, end: (!follow).then_some(end) };
+    let outputs = Outputs { kind, reader, of, from, end: (!follow).then_some(end) };
     Ok(if follow {
         events(outputs, service.options().heartbeat, service.drain().clone())
     } else {
@@ -174,7 +172,6 @@ fn lane(service: &Service, asked: Option<u32>) -> Result<Partition, Problem> {
 
 /// Outputs, or dead letters, being read.
 struct Outputs {
-    log: Arc<dyn Log>,
     kind: Kind,
     reader: Box<dyn Reader>,
     of: TopicPartition,
@@ -190,7 +187,7 @@ impl Outputs {
             let fetched = timeout(PATIENCE, self.reader.next()).await;
             let fetched = fetched.map_err(|_| Error::Unavailable(format!("{} cannot be read", self.of)))??;
             // A client that downloads slowly keeps nobody waiting who reads the same partition.
-            self.reader = self.log.read(&self.of, self.reader.position(), Visibility::Durable, READ_BYTES).await?;
+            self.reader.rest();
             let mut lines = BytesMut::new();
             self.each(&fetched, |_, json| {
                 lines.extend_from_slice(json);
@@ -208,6 +205,7 @@ impl Outputs {
         let mut events = BytesMut::new();
         while events.is_empty() {
             let fetched = self.reader.next().await?;
+            self.reader.rest();
             let lane = self.of.partition;
             self.each(&fetched, |number, json| {
                 events.extend_from_slice(format!("id: {lane}:{number}\ndata: ").as_bytes());

@@ -215,3 +215,15 @@ pub(crate) async fn a_reader_follows_for_long(f: Fixture) {
     let (found, given) = tokio::join!(fetch_many(&mut reader, 400), append);
     assert_eq!(found, given);
 }
+
+pub(crate) async fn who_rests_goes_on_where_it_was(f: Fixture) {
+    let p = f.partition().await;
+    let mut reader = f.reader(&p, Offset::ZERO).await;
+    reader.rest();
+    for n in 0..5 {
+        let value = n.to_string();
+        let given = f.append(&p, &[&value]).await;
+        assert_eq!(fetch_many(&mut reader, 1).await, [(given[0], value)]);
+        reader.rest();
+    }
+}

@@ -23,6 +23,10 @@ const WATCH: Duration = Duration::from_secs(30);
 const FIRST: Duration = Duration::from_millis(200);
 const MORE: Duration = Duration::from_millis(20);
 
+/// Nobody looks something up for so long: whoever still reads on then follows, too. Turns at looking
+/// something up are few, and everybody's.
+const LONG: Duration = Duration::from_secs(1);
+
 /// Fetches nothing before it is first asked, so that its first answer is of then.
 pub(super) struct KafkaReader {
     shared: Arc<Shared>,
@@ -31,7 +35,11 @@ pub(super) struct KafkaReader {
     place: Option<Place>,
     /// Held as long as the place.
     turn: Option<Turn>,
+    /// At which it is fed.
     pace: Pace,
+    wanted: Pace,
+    /// Since when it looks something up.
+    reading: Option<Instant>,
     /// Whether anything was handed out since it was attached.
     begun: bool,
     /// Since when it gives nothing; kept over calls, because whoever reads asks anew at every turn.
@@ -47,12 +55,18 @@ impl KafkaReader {
             place: None,
             turn: None,
             pace: Pace::Lookup,
+            wanted: Pace::Lookup,
+            reading: None,
             begun: false,
             silent: None,
         }
     }
 
     async fn fetch(&mut self) -> Result<Fetched, Error> {
+        let reading = *self.reading.get_or_insert_with(Instant::now);
+        if self.wanted == Pace::Lookup && reading.elapsed() >= LONG {
+            self.follow();
+        }
         loop {
             let place = match self.place {
                 Some(place) => place,
@@ -65,6 +79,9 @@ impl KafkaReader {
                     }
                     self.begun = true;
                     self.silent = None;
+                    if self.wanted != self.pace {
+                        self.rest();
+                    }
                     return Ok(found);
                 }
                 (Found::Failed(code), _) => {
@@ -79,7 +96,7 @@ impl KafkaReader {
 
     /// Where many follow already, a follower is fed for a moment like one who looks something up.
     async fn attach(&mut self) -> Result<Place, Error> {
-        let (pace, turn) = self.shared.fetchers.turn(&self.feed.of, self.pace).await;
+        let (pace, turn) = self.shared.fetchers.turn(&self.feed.of, self.wanted).await;
         let place = self.shared.fetchers.attach(&self.feed, pace)?;
         (self.pace, self.place, self.turn) = (pace, Some(place), Some(turn));
         Ok(place)
@@ -96,13 +113,15 @@ impl KafkaReader {
             return;
         }
         match self.pace {
-            Pace::Lookup => {
-                self.pace = Pace::Follow;
-                self.begin_anew();
-            }
+            Pace::Lookup => self.follow(),
             Pace::Follow => self.watch(place).await,
         }
         self.silent = None;
+    }
+
+    fn follow(&mut self) {
+        self.wanted = Pace::Follow;
+        self.begin_anew();
     }
 
     /// What has become of the position, where the code alone does not say.
@@ -165,5 +184,11 @@ impl Reader for KafkaReader {
 
     fn position(&self) -> Offset {
         self.feed.position()
+    }
+
+    fn rest(&mut self) {
+        if self.place.is_some() && self.pace == Pace::Lookup {
+            self.begin_anew();
+        }
     }
 }
