@@ -312,18 +312,26 @@ pub trait Membership: Send {
     fn leave(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
+/// All that the commits of a writer may write to.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Where nobody else has transactions that take long.
+    pub alone: Vec<TopicPartition>,
+    /// Where anybody may have a transaction open for as long as they like.
+    pub with_others: Vec<TopicPartition>,
+}
+
 /// The fenced right to commit on behalf of one partition of a group.
 ///
 /// After any error but [`Error::Rejected`] a writer must not be used again: claim anew.
 pub trait Writer: Send {
-    /// Sees to it that all that former writers were told is committed in these partitions can be read;
-    /// called once, before anything else, with all that its commits may write to. What a log knows of
-    /// its own accord it need not do here.
+    /// Sees to it that all that former writers were told is committed can be read; called once, before
+    /// anything else. What a log knows of its own accord it need not do here.
     ///
     /// # Errors
     ///
     /// As [`Writer::commit`].
-    fn settle<'a>(&'a mut self, _written: &'a [TopicPartition]) -> BoxFuture<'a, Result<(), Error>> {
+    fn settle<'a>(&'a mut self, _written: &'a Written) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use hold::{Place, hold};
 
-use crate::log::{self, Append, Log, TopicPartition, Visibility, Writer};
+use crate::log::{self, Append, Log, TopicPartition, Visibility, Writer, Written};
 use crate::metrics::{self, Role};
 use crate::record::cursor::{OwnerCursor, Unreadable, decode, encode};
 use crate::record::{Batch, BatchBuilder, Epoch, Name, Offset, RecordRef};
@@ -137,7 +137,7 @@ pub async fn take_over<C: State>(
     log: &dyn Log,
     role: Role,
     cursors: &TopicPartition,
-    written: &[TopicPartition],
+    written: &Written,
     empty: impl FnOnce(Offset) -> C,
     lost: impl AsyncFnOnce(Error) -> Result<Offset, Error>,
 ) -> Result<TakenOver<C>, Error> {

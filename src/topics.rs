@@ -11,7 +11,7 @@ pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
 pub use plan::{Difference, Found, Keeping, Wanted, differences, max_message};
 
-use crate::log::{Topic, TopicPartition, TopicShape};
+use crate::log::{Topic, TopicPartition, TopicShape, Written};
 use crate::record::Partition;
 
 /// The names of all topics of one pipeline, and how many partitions they have.
@@ -84,26 +84,22 @@ impl Topics {
 
     /// All that the resequencer which owns a control partition may write to in a commit.
     #[must_use]
-    pub fn written_by_owner(&self, control: Partition) -> Vec<TopicPartition> {
-        let of_lanes = [&self.input, &self.results, &self.dead_letter, &self.ledger, &self.batch_state, &self.events];
+    pub fn written_by_owner(&self, control: Partition) -> Written {
+        let of_lanes = [&self.dead_letter, &self.ledger, &self.batch_state, &self.events];
         let of_lanes: Vec<_> = of_lanes.into_iter().chain(self.destinations.values()).collect();
         let lanes = self.lanes_of(control).flat_map(|lane| of_lanes.iter().map(move |topic| topic.partition(lane)));
-        [&self.control, &self.cursors_resequence]
-            .map(|topic| topic.partition(control))
-            .into_iter()
-            .chain(lanes)
-            .collect()
+        let with_others = [&self.input, &self.results];
+        let with_others = self.lanes_of(control).flat_map(|lane| with_others.map(|topic| topic.partition(lane)));
+        let alone = [&self.control, &self.cursors_resequence].map(|topic| topic.partition(control));
+        Written { alone: alone.into_iter().chain(lanes).collect(), with_others: with_others.collect() }
     }
 
     /// As [`Topics::written_by_owner`], of the deliverer.
     #[must_use]
-    pub fn written_by_deliverer(&self, control: Partition) -> Vec<TopicPartition> {
+    pub fn written_by_deliverer(&self, control: Partition) -> Written {
         let letters = self.lanes_of(control).map(|lane| self.dead_letter.partition(lane));
-        [&self.control, &self.cursors_deliver]
-            .map(|topic| topic.partition(control))
-            .into_iter()
-            .chain(letters)
-            .collect()
+        let alone = [&self.control, &self.cursors_deliver].map(|topic| topic.partition(control));
+        Written { alone: alone.into_iter().chain(letters).collect(), with_others: Vec::new() }
     }
 
     /// The control partition whose owner owns a lane.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seriatim::log::memory::{Faults, Memory};
-use seriatim::log::{self, Append, Log, TopicPartition};
+use seriatim::log::{self, Append, Log, TopicPartition, Written};
 use seriatim::metrics::Role;
 use seriatim::record::cursor::{CURSOR_VERSION, OwnerCursor, Unreadable};
 use seriatim::record::{BatchBuilder, Offset, Partition};
@@ -41,7 +41,7 @@ async fn own(
         assert!(matches!(lost, Error::CursorLost(_)), "{lost:?}");
         order(&log, &control_log, |record| record.value == Some(b"accept")).await
     };
-    let taken = take_over(claim, &log, ROLE, &cursors, &[], empty, lost).await?;
+    let taken = take_over(claim, &log, ROLE, &cursors, &Written::default(), empty, lost).await?;
     let TakenOver { mut writer, epoch, cursor, empty, .. } = taken;
     assert!(cursor.epoch < epoch.0);
     let cursor = OwnerCursor { epoch: epoch.0, ..cursor };

@@ -9,6 +9,9 @@
 //! So whoever claims looks for partitions that hang, and commits a record to each of them, all in one
 //! transaction. It means nothing: readers of this engine take it for a hole, and other clients see a
 //! key and no value. And whoever has committed looks after a while whether that has ended.
+//!
+//! Where others may have a transaction open, nobody can tell theirs from one that hangs; but each of a
+//! writer's commits has written where only it writes, too, and hangs there as well.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use tokio::time::Instant;
 
 use super::asker::Asker;
 use super::native::Fetched;
-use crate::log::{Append, Error, TopicPartition};
+use crate::log::{Append, Error, TopicPartition, Written};
 use crate::record::{BatchBuilder, Offset};
 
 /// The key of a record that has no other use than to end what hangs before it. With a key and without a
@@ -55,12 +58,21 @@ pub(super) fn end_of(partition: TopicPartition) -> Append {
     Append { to: partition, batch: builder.finish() }
 }
 
-/// Those of the partitions in which something is open that does not end. To be asked once the producer
+/// The partitions in which something hangs that was committed. To be asked once the producer
 /// of a claim is made; takes [`PATIENCE`] where there is anything open.
-pub(super) async fn hanging(asker: &Asker, written: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
+pub(super) async fn hanging(asker: &Asker, written: &Written) -> Result<Vec<TopicPartition>, Error> {
+    let mut hanging = open(asker, &written.alone).await?;
+    if !hanging.is_empty() {
+        hanging.extend(open(asker, &written.with_others).await?);
+    }
+    Ok(hanging)
+}
+
+/// Those of the partitions in which something stays open.
+async fn open(asker: &Asker, partitions: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
     let deadline = Instant::now() + PATIENCE;
     // Plain appends move an end on; what was there at the first look has to become stable.
-    let mut suspects: Vec<_> = written.iter().map(|of| (of.clone(), None)).collect();
+    let mut suspects: Vec<_> = partitions.iter().map(|of| (of.clone(), None)).collect();
     loop {
         let looks = suspects.into_iter().map(async |(of, end)| match asker.bounds_now(&of).await {
             Ok(bounds) => Ok(Some((of, end.unwrap_or(bounds.end))).filter(|(_, end)| bounds.stable_end < *end)),
@@ -80,7 +92,7 @@ pub(super) async fn hanging(asker: &Asker, written: &[TopicPartition]) -> Result
     }
 }
 
-/// Up to where a writer has committed without having seen that it ended.
+/// Up to where a writer has committed without having seen that it ended, where only it writes.
 #[derive(Default)]
 pub(super) struct Unseen {
     commits: BTreeMap<TopicPartition, (Offset, Instant)>,

@@ -13,7 +13,7 @@
 //! so that it is refused where the group has shared out its partitions since the claim.
 
 use std::ffi::CString;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -31,7 +31,7 @@ use super::client::log_line;
 use super::errors::{Meaning, code, meaning, of_end, of_transaction};
 use super::native::{Kind, Polled, Producer};
 use super::settle::{Unseen, end_of, hanging};
-use crate::log::{Append, Error, Offsets, TopicPartition, Writer};
+use crate::log::{Append, Error, Offsets, TopicPartition, Writer, Written};
 use crate::record::Offset;
 
 /// How long the records of a transaction may take to be written: less than the transaction lives.
@@ -48,6 +48,8 @@ pub(super) struct KafkaWriter {
     jobs: mpsc::SyncSender<Job>,
     control: TopicPartition,
     asker: Arc<Asker>,
+    /// Where others may hold up what is committed; known once it has settled.
+    with_others: Arc<OnceLock<Vec<TopicPartition>>>,
     /// After an error, or a commit that nobody waited for.
     spent: bool,
 }
@@ -62,13 +64,17 @@ struct Job {
 impl KafkaWriter {
     pub(super) fn start(claimed: Claimed, producer: Polled<Producer>) -> Result<Self, Error> {
         let (control, asker) = (claimed.control.clone(), Arc::clone(&claimed.asker));
+        let with_others = Arc::new(OnceLock::new());
+        let unwatched = Arc::clone(&with_others);
         // One commit at a time: the next one is given only when the last one is answered.
         let (jobs, received) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name(format!("kafka-commit-{}", control.partition))
-            .spawn(move || Committing { claimed, producer: Some(producer), unseen: Unseen::default() }.run(&received))
+            .spawn(move || {
+                Committing { claimed, producer: Some(producer), unseen: Unseen::default(), unwatched }.run(&received);
+            })
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { jobs, control, asker, spent: false })
+        Ok(Self { jobs, control, asker, with_others, spent: false })
     }
 
     async fn write(&mut self, appends: Vec<Append>, claim: bool) -> Result<Vec<Offsets>, Error> {
@@ -85,8 +91,9 @@ impl KafkaWriter {
 }
 
 impl Writer for KafkaWriter {
-    fn settle<'a>(&'a mut self, written: &'a [TopicPartition]) -> BoxFuture<'a, Result<(), Error>> {
+    fn settle<'a>(&'a mut self, written: &'a Written) -> BoxFuture<'a, Result<(), Error>> {
         async move {
+            self.with_others.get_or_init(|| written.with_others.clone());
             let hanging = hanging(&self.asker, written).await?;
             if hanging.is_empty() {
                 return Ok(());
@@ -113,6 +120,8 @@ struct Committing {
     /// `None` after a transaction was aborted, or may have been ended twice.
     producer: Option<Polled<Producer>>,
     unseen: Unseen,
+    /// Where it does not look whether commits end.
+    unwatched: Arc<OnceLock<Vec<TopicPartition>>>,
 }
 
 /// Where a transaction failed.
@@ -175,7 +184,9 @@ impl Committing {
                 for (append, written) in appends.iter().zip(&written) {
                     let Some(last) = written.iter().max() else { continue };
                     seen.note_commit(&append.to, Offset(last + 1));
-                    self.unseen.note(&append.to, Offset(last + 1));
+                    if !self.unwatched.get().is_some_and(|unwatched| unwatched.contains(&append.to)) {
+                        self.unseen.note(&append.to, Offset(last + 1));
+                    }
                 }
                 self.producer = (ending < self.claimed.earliest_retry()).then_some(producer);
                 Ok(written.iter().map(|written| offsets(written)).collect())
