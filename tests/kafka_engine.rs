@@ -90,6 +90,45 @@ async fn f32_a_refused_record_is_named_and_the_writer_goes_on_without_it() {
     assert!(matches!(&refused, Err(Error::Rejected { at, .. }) if *at == small.0), "{refused:?}");
 }
 
+/// Threads of this process whose name begins so.
+fn threads(prefix: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let name = |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    tasks.flatten().filter(|task| name(&task.path()).starts_with(prefix)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_of_one_partition_share_a_few_clients() {
+    let (log, place) = log_on(Cluster::shared(), "shared-by-many").await;
+    place.append(&log, &["first"]).await;
+    let mut most = 0;
+    let look_ups = futures::future::join_all((0..200).map(|_| place.values(&log)));
+    tokio::pin!(look_ups);
+    let found = loop {
+        match tokio::time::timeout(Duration::from_millis(10), &mut look_ups).await {
+            Ok(found) => break found,
+            Err(_) => most = most.max(threads("kafka-fetch")),
+        }
+    };
+    assert!(found.iter().all(|values| values == &["first"]), "{found:?}");
+    assert!((1..=30).contains(&most), "{most} clients for 200 look-ups, and what other tests read");
+    // Those that follow beyond the places that there are take turns, and nobody is left out.
+    let end = log.bounds(&place.0).await.expect("it exists").stable_end;
+    let follow = async || {
+        let mut reader = log.read(&place.0, end, Visibility::Durable, 1 << 20).await.expect("it exists");
+        let fetched = reader.next().await.expect("nothing was removed");
+        fetched.batches.iter().flatten().count()
+    };
+    let follow = futures::future::join_all((0..40).map(|_| follow()));
+    tokio::pin!(follow);
+    assert!(tokio::time::timeout(Duration::from_secs(2), &mut follow).await.is_err(), "there is nothing yet");
+    place.append(&log, &["second"]).await;
+    let followed = tokio::time::timeout(Duration::from_secs(60), follow).await.expect("each has its turn");
+    assert_eq!(followed, vec![1; 40]);
+    let clients = threads("kafka-fetch");
+    assert!(clients <= 50, "{clients} clients for 40 followers, and what other tests read");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f31_a_topic_made_anew_has_another_identity() {
     let (log, place) = log_on(Cluster::shared(), "made-anew").await;

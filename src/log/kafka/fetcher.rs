@@ -27,7 +27,7 @@ use super::errors::{Meaning, meaning, partition};
 use super::feed::Feed;
 use super::native::{Consumer, Fetched, Kind, Polled};
 use super::settle;
-use super::turns::{Turn, Turns};
+use super::turns::{BRIEFLY, Turn, Turns};
 use crate::log::{Error, Topic, TopicPartition};
 use crate::record::{BatchBuilder, Offset, Timestamp};
 use orders::{Orders, Taken};
@@ -128,7 +128,9 @@ impl Fetchers {
         fetchers[index].taken.remove(of);
         fetchers[index].leave(of);
         let Fetcher { pace, suspect, .. } = fetchers[index];
-        let spare = fetchers.iter().filter(|fetcher| fetcher.pace == pace).count() > SPREAD;
+        // Who looks something up is gone in a moment, and the next one comes: their clients stay.
+        let kept = if pace == Pace::Lookup { BRIEFLY } else { SPREAD };
+        let spare = fetchers.iter().filter(|fetcher| fetcher.pace == pace).count() > kept;
         if fetchers[index].taken.is_empty() && (spare || suspect) {
             fetchers.remove(index);
         }
