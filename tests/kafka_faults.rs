@@ -399,7 +399,7 @@ fn f12_members_come_and_go_for_a_minute() {
 #[ignore = "takes minutes: make faults"]
 fn f24_f41_f43_three_brokers_die_and_freeze_in_turn() {
     let rig = Rig::new(&["--brokers", "3"]);
-    let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let (_work, owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
     let checker = Checker::start(&rig);
     let feed = Feed::start(&rig, 100);
     checker.more(100);
@@ -418,5 +418,5 @@ fn f24_f41_f43_three_brokers_die_and_freeze_in_turn() {
         checker.more(100);
     }
     feed.stop();
-    eprintln!("{} messages", checker.finish());
+    eprintln!("{} messages, {} commits hung", checker.finish(), owner.said().matches("has no end").count());
 }

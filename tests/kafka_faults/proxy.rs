@@ -284,14 +284,14 @@ async fn read_frame(from: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Of a partition in a Fetch request with topic ids: where its offset stands from its number, where the
-/// most bytes wanted, and how long all of it is, without tags.
-const OFFSET: usize = 8;
-const MOST_BYTES: usize = 28;
+/// How long the part of a Fetch request is that is about a partition, its number first.
 const PARTITION: usize = 33;
 
+/// A partition that no topic of these tests has; the client passes over what it is told about it.
+const NO_PARTITION: i32 = 1_000;
+
 impl Shared {
-    /// Asks for no more than the partition's first batch instead of what is wanted; the client has that already.
+    /// Asks for a partition that does not exist instead.
     fn starve(&self, frame: &mut [u8], api: i16, number: u64) {
         let starved = *self.starved.lock().expect("nobody panics with it");
         let Some(starved) = starved.filter(|starved| api == Api::Fetch as i16 && number < starved.below) else {
@@ -302,8 +302,7 @@ impl Shared {
         for index in 0..count {
             let Some(partition) = frame[at + 17 + index * PARTITION..].get_mut(..PARTITION) else { return };
             if partition[..4] == starved.partition.to_be_bytes() {
-                partition[OFFSET..OFFSET + 8].fill(0);
-                partition[MOST_BYTES..MOST_BYTES + 4].fill(0);
+                partition[..4].copy_from_slice(&NO_PARTITION.to_be_bytes());
             }
         }
     }
