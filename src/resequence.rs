@@ -41,9 +41,8 @@ pub use scope::Scope;
 
 use crate::log::{Log, TopicPartition};
 use crate::metrics::Role;
-use crate::record::control::{Action, VERB, Verb};
+use crate::record::Offset;
 use crate::record::cursor::OwnerCursor;
-use crate::record::{Name, Offset, RecordRef};
 use crate::takeover::{self, Claim, Empty, Place, TakenOver, hold, take_over};
 use crate::topics::Topics;
 use owner::{Exit, Owner, Shared};
@@ -168,9 +167,5 @@ async fn cursor_lost(
     control: &TopicPartition,
 ) -> Result<Offset, takeover::Error> {
     tracing::error!(%control, error = %lost, "its lanes stand still: see `seriatim lanes show`, then `lanes accept`");
-    let accepts = |record: RecordRef<'_>| {
-        let verb = record.value.filter(|_| record.headers.get(Name::Kind) == Some(VERB));
-        verb.and_then(|verb| serde_json::from_slice(verb).ok()).is_some_and(|verb: Verb| verb.action == Action::Accept)
-    };
-    takeover::order(log, control, accepts).await
+    takeover::order(log, control, restore::is_accept).await
 }

@@ -129,7 +129,7 @@ fn what_a_destination_waits_for_is_told_by_its_name() {
     let pipeline =
         Pipeline::start(&folder, &[&[(url.as_str(), receiver.url.as_str()), (&private, "true")], &retry[..]].concat());
     assert_eq!(pipeline.run_with(&["send", "-"], "a\nb\n").code, 0);
-    until_it_says(&pipeline, &["why", "default"], "taken for down and only probed; 0 of lane 0 was tried");
+    until_it_says(&pipeline, &["why", "default"], "taken for down and only probed; item 0 of lane 0 was tried");
     let told = pipeline.run(&["why", "default"]).out;
     assert!(told.contains("status 503; 2 behind\n  lane") && told.contains("the next attempt"), "{told}");
     until_it_says(&pipeline, &["dest"], "times, taken for down: status 503");

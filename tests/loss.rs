@@ -234,6 +234,32 @@ async fn an_input_made_anew_is_told_although_it_has_outgrown_the_frontier() {
     assert_eq!(outputs, all.map(|(sequence, body)| (sequence as u64, body)).collect::<Vec<_>>());
 }
 
+/// Who accepted it may die before anything was sent, or the work topic lose it.
+#[tokio::test(start_paused = true)]
+async fn lost_results_are_asked_for_again_by_the_next_owner_too() {
+    let rig = Rig::new().await;
+    rig.send(&["a", "b", "c", "d"]).await;
+    rig.answer(&[0, 1, 3]).await;
+    rig.resequencing(rig.has_outputs(2)).await;
+    rig.log.recreate(&rig.topics.results);
+    rig.resequencing(rig.is_halted()).await;
+    let resent = async |count: usize| {
+        while rig.sent_out().await.len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    rig.accept().await;
+    rig.resequencing(resent(2)).await;
+    rig.log.recreate(&rig.topics.work);
+    rig.send(&["e"]).await;
+    let began = tokio::time::Instant::now();
+    rig.resequencing(resent(2)).await;
+    assert!(began.elapsed() < Duration::from_secs(60), "nobody waits for a deadline: {:?}", began.elapsed());
+    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    let sent: BTreeSet<u64> = rig.sent_out().await.into_iter().map(|(offset, _)| offset).collect();
+    assert_eq!(sent, BTreeSet::from([2, 3]), "what came after it was accepted may be with a worker");
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_its_cursor_a_lane_begins_anew_only_when_told_to() {
     let rig = Rig::new().await;

@@ -194,7 +194,7 @@ fn show(destination: &Value) -> String {
         let (lane, offset, attempts) = (&retrying["lane"], &retrying["offset"], &retrying["attempts"]);
         let error = retrying["error"].as_str().unwrap_or_default().trim_end_matches([':', ' ']);
         let down = if retrying["down"] == true { ", taken for down" } else { "" };
-        let _ = writeln!(text, "  lane {lane}: {offset} was tried {attempts} times{down}: {error}");
+        let _ = writeln!(text, "  lane {lane}: item {offset} was tried {attempts} times{down}: {error}");
     }
     for lane in destination["lanes"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "  lane {}: pushed below {}, {} behind", lane["lane"], lane["position"], lane["lag"]);

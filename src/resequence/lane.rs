@@ -44,6 +44,8 @@ pub enum Need {
 pub(super) struct Lost {
     pub(super) results: Offset,
     pub(super) input: Offset,
+    /// Only of records from before this.
+    pub(super) before: Timestamp,
     /// Below it nothing is left to hasten.
     pub(super) hastened: Offset,
 }
@@ -389,7 +391,7 @@ impl LaneState {
         let below = lost.input.min(self.committed_limit).min(self.order.read_to());
         let long_ago = now.before(self.options.deadline);
         for (offset, _, entry) in self.order.iter_from(lost.hastened).take_while(|(offset, ..)| *offset < below) {
-            if entry.outcome.is_none() {
+            if entry.outcome.is_none() && entry.timestamp < lost.before {
                 self.overdue.reopened(offset, long_ago);
             }
         }

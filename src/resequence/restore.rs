@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
 use crate::metrics;
+use crate::record::control::{Action, VERB, Verb};
 use crate::record::cursor::{LaneCursor, OwnerCursor, TopicIds, decode};
 use crate::record::ledger::LedgerRecord;
-use crate::record::{Offset, Partition, TopicId};
+use crate::record::{Name, Offset, Partition, RecordRef, Timestamp, TopicId};
 use crate::takeover;
 
 use super::batches::Batches;
@@ -27,6 +28,9 @@ pub(super) enum Accepted {
     Cursor,
 }
 
+/// Later than every record.
+const FOR_EVER: Timestamp = Timestamp(i64::MAX);
+
 /// Restores the lanes of a control partition. A lane that cannot go on comes back halted; its
 /// verdict counts once the next cursor is committed.
 ///
@@ -38,6 +42,7 @@ pub(super) async fn restore(
     cursor: &OwnerCursor,
     accepted: Accepted,
 ) -> Result<Vec<Seat>, takeover::Error> {
+    let accepted_before = last_accept(shared, Offset(cursor.control)).await?;
     let mut seats = Vec::new();
     let now = identities(shared).await?;
     for lane in shared.topics.lanes_of(shared.control) {
@@ -50,7 +55,10 @@ pub(super) async fn restore(
                 accept(shared, lane, &mut lane_cursor, &anew).await?
             }
             Accepted::Cursor => Some(begin_behind_tails(shared, lane, &mut lane_cursor).await?),
-            _ => None,
+            _ => match accepted_before {
+                Some(before) => Some(lost(shared, lane, &lane_cursor, before).await?),
+                None => None,
+            },
         };
         // Until the loss is accepted, the lane's positions are about what it knew.
         let topics: TopicIds = now.clone().into_iter().chain(known).collect();
@@ -84,6 +92,35 @@ async fn identities(shared: &Shared) -> Result<TopicIds, Error> {
 fn made_anew(known: &TopicIds, now: &TopicIds) -> BTreeSet<String> {
     let other = |name: &str, id: &TopicId| known.get(name).is_some_and(|known| known != id);
     now.iter().filter(|(name, id)| other(name.as_str(), id)).map(|(name, _)| name.clone()).collect()
+}
+
+/// When a loss was accepted last, by an order below this position. Who accepted it may have died before what had
+/// no result was sent again.
+async fn last_accept(shared: &Shared, below: Offset) -> Result<Option<Timestamp>, Error> {
+    let control = shared.topics.control.partition(shared.control);
+    let bounds = shared.log.bounds(&control).await?;
+    let mut last = None;
+    takeover::scan(&*shared.log, &control, bounds.start, below.min(bounds.end), |record| {
+        if is_accept(record) {
+            last = Some(record.timestamp);
+        }
+        true
+    })
+    .await?;
+    Ok(last)
+}
+
+/// Whether an operator accepts a loss with this record of the control log.
+pub(super) fn is_accept(record: RecordRef<'_>) -> bool {
+    let verb = record.value.filter(|_| record.headers.get(Name::Kind) == Some(VERB));
+    verb.and_then(|verb| serde_json::from_slice(verb).ok()).is_some_and(|verb: Verb| verb.action == Action::Accept)
+}
+
+/// That results may be lost of records from before a moment. Those that there are have to be read first.
+async fn lost(shared: &Shared, lane: Partition, cursor: &LaneCursor, before: Timestamp) -> Result<Lost, Error> {
+    let input = shared.log.bounds(&shared.topics.input.partition(lane)).await?.end;
+    let results = shared.log.bounds(&shared.topics.results.partition(lane)).await?.end;
+    Ok(Lost { results, input: Offset(cursor.limit).min(input), before, hastened: Offset::ZERO })
 }
 
 async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) -> Result<Seat, takeover::Error> {
@@ -138,7 +175,7 @@ async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneC
             cursor.sequences.insert(topic.as_str().to_owned(), next);
         }
     }
-    Ok(Lost { results, input, hastened: Offset::ZERO })
+    Ok(Lost { results, input, before: FOR_EVER, hastened: Offset::ZERO })
 }
 
 /// Why the lane cannot be read on from its cursor: a log that begins above the position needed.
@@ -224,7 +261,8 @@ async fn accept(
             cursor.sequences.insert(name, next);
         }
     }
-    let all = Lost { results: results.end, input: Offset(cursor.limit).min(input.end), hastened: Offset::ZERO };
+    let input = Offset(cursor.limit).min(input.end);
+    let all = Lost { results: results.end, input, before: FOR_EVER, hastened: Offset::ZERO };
     Ok(lost.then_some(all))
 }
 

@@ -153,7 +153,7 @@ fn again(name: &str, retrying: &Value) -> String {
     let since = humantime::format_duration(seconds("forSeconds"));
     let error = retrying["error"].as_str().unwrap_or_default().trim_end_matches([':', ' ']);
     format!(
-        "destination {name} waits for its receiver: {down}{offset} of lane {lane} was tried {attempts} times within \
+        "destination {name} waits for its receiver: {down}item {offset} of lane {lane} was tried {attempts} times within \
          {since}, the next attempt {next}: {error}"
     )
 }
