@@ -5,7 +5,7 @@
 //! partition from a position (committed records; the next position is reported over holes),
 //! **join** a group that shares out partitions (assigned, revoked with a barrier), **claim** one of
 //! them and **commit** appends to several partitions in one atomic step under that claim's fence,
-//! and **bounds** and **shape**. Cursors are records, so they need no verb of their own.
+//! and questions: **bounds**, **shape** and **identity**. Cursors are records, so they need no verb of their own.
 //!
 //! Cancellation: dropping a future of this contract never undoes what was begun. An append or a
 //! commit whose future is dropped has an unknown outcome, exactly as one whose process dies.
