@@ -174,6 +174,7 @@ fn errors_say_what_where_and_what_to_do() {
             "ingress.tcp: [::]:1: principal has to have 1 to 255 printable ASCII characters",
         ),
         ("work.http = {}", "config:1:6: work.http: missing field `url`"),
+        ("log.max_disk = '20MiB'", "log.max_disk: 20MiB is less than the log's journals take; give 128.0 MiB at least"),
         ("log.reserve = '1MiB'", "log.reserve: 1MiB is too little to finish what was taken in; give 32.0 MiB at least"),
         ("work = { jq = '.', builtin = 'echo' }", "config:1:20: work.builtin: jq and builtin are given, but only one"),
         ("work.exec.command = []", "config:1:11: work.exec.command: names no program"),
@@ -256,7 +257,7 @@ fn the_dump_is_a_config_of_the_same_meaning_without_secrets() {
     let again = parse(&dump).unwrap_or_else(|e| panic!("{e}\n{dump}"));
     assert_eq!(again.dump(), dump);
 
-    let plain = parse("order.by = 'key'\nlog.retention = '1h 30m'\nlog.max_disk = '1234567'").expect("it is right");
+    let plain = parse("order.by = 'key'\nlog.retention = '1h 30m'\nlog.max_disk = '1234567890'").expect("it is right");
     assert_eq!(parse(&plain.dump()), Ok(plain), "where nothing is hidden, nothing is lost");
 }
 

@@ -10,7 +10,7 @@ use crate::audit::{Report, Scope, audit};
 use crate::log::Log;
 use crate::log::embedded::OpenError;
 use crate::process::config::Config;
-use crate::process::{Engine, Error};
+use crate::process::{Engine, Error, telemetry};
 use crate::topics::Topics;
 
 /// Audit the logs: order and contiguity of outputs, loss and repetition of messages, cursors
@@ -23,7 +23,7 @@ Examples:
 
 Exit code 0: clean, with counts. 1: one line for each finding, on standard output. The log is read
 from the folder; where `seriatim run` has it open, that process is asked over its admin port.
-Nothing is changed.")]
+No record is changed; opening the folder finishes what a crash has left, as `seriatim run` does.")]
 pub(super) struct Verify {
     /// Look at the topic of this destination only
     destination: Option<String>,
@@ -63,6 +63,8 @@ impl Verify {
             let reason = format!("there is no log in {}; --config or --url names another place", folder.display());
             return Err(Failure::new(Exit::NotFound, reason).into());
         }
+        // What is found wrong at opening is told there.
+        telemetry::start(config.process.log);
         match Engine::open(config).await {
             Ok(engine) => self.read(&*engine.log(), config.topics()).await,
             Err(Error::Open(OpenError::InUse { .. })) => self.ask(config).await,

@@ -1,5 +1,7 @@
 //! What operators ask of a lane's owner, as records on its control partition.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The value of the `seriatim-kind` header of a verb.
@@ -45,6 +47,23 @@ pub enum Action {
     },
     /// End a halt by loss and go on with what there is.
     Accept,
+}
+
+/// What and which, for people.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, targets) = match self {
+            Self::Retry { targets } => ("retry", targets.as_slice()),
+            Self::Skip { targets } => ("skip", targets.as_slice()),
+            Self::Replace { target, .. } => ("replace", std::slice::from_ref(target)),
+            Self::Accept => return f.write_str("accept"),
+        };
+        match targets {
+            [] => f.write_str(verb),
+            [(only, _)] => write!(f, "{verb} {only}"),
+            [(first, _), rest @ ..] => write!(f, "{verb} {first} and {} more", rest.len()),
+        }
+    }
 }
 
 /// The most targets of one verb, so that a control record stays far below a topic's message limit.

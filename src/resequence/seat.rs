@@ -1,6 +1,8 @@
 //! A lane as its owner holds it: its state with its readers, or, while it stands still for good,
 //! the cursor that is carried along.
 
+use std::collections::BTreeMap;
+
 use crate::log::{Append, Error, Fetched, Reader};
 use crate::metrics;
 use crate::order::Violated;
@@ -26,6 +28,8 @@ pub(super) struct Seat {
     pub(super) topics: TopicIds,
     /// An invariant that did not hold: the lane is restored from its last cursor, halted.
     pub(super) defect: Option<String>,
+    /// How many messages were held back for an operator when that was last told.
+    halts_told: usize,
     metrics: metrics::Lane,
 }
 
@@ -55,6 +59,7 @@ impl Seat {
             ledger_end,
             topics: TopicIds::new(),
             defect: None,
+            halts_told: 0,
             metrics: metrics::lane(lane),
         }
     }
@@ -342,12 +347,24 @@ impl Seat {
         state.dispatch.note_position();
         metrics.duplicates.inc_by(std::mem::take(&mut state.duplicates));
         metrics.lag_records.set(gauge(state.lag()));
+        tell_halts(self.lane, &state.halts, &mut self.halts_told);
         metrics.halted.set(gauge(state.halts.len() as u64));
         metrics.limit_reached.set((state.order.room() == 0).into());
         metrics.outstanding.set(gauge(state.dispatch.outstanding()));
         metrics.buffer_bytes.set(gauge(state.memory.bytes() as u64));
         let oldest = state.order.blocking().map_or(0.0, |(_, entry)| now.since(entry.timestamp).as_secs_f64());
         metrics.oldest_unreleased_seconds.set(oldest);
+    }
+}
+
+/// One line when a message has begun to hold others back, however many more do.
+fn tell_halts(lane: Partition, halts: &BTreeMap<Offset, String>, told: &mut usize) {
+    let before = std::mem::replace(told, halts.len());
+    if let Some((first, error)) = halts.first_key_value()
+        && halts.len() > before
+    {
+        let messages = halts.len();
+        tracing::warn!(%lane, messages, %first, error, "failed, and held back for an operator: `seriatim why` tells");
     }
 }
 

@@ -54,7 +54,8 @@ impl Verbs {
                     break;
                 }
                 let acted = state.execute(verb, now, self.results.entry(Partition(verb.lane)).or_default());
-                tracing::info!(%offset, lane = verb.lane, by = verb.by, reason = verb.reason, acted, "verb executed");
+                let Verb { lane, action, by, reason } = verb;
+                tracing::info!(lane, %action, by, reason, acted, at = %offset, "an operator's order");
             } else if verb.action == Action::Accept {
                 break;
             } else {

@@ -25,13 +25,13 @@ pub(crate) async fn all_or_nothing(f: Fixture) {
     let beyond = topic.partition(Partition(9));
     let (mut member, mut writer) = f.writer("group", &a).await;
     let appends = vec![to(&a, &["lost"]), to(&beyond, &["impossible"]), to(&b, &["lost"])];
-    let rejected = soon(writer.commit(appends)).await;
+    let rejected = member.busy(writer.commit(appends)).await;
     assert!(matches!(&rejected, Err(Error::Rejected { at, .. }) if *at == beyond), "{rejected:?}");
     // The rest may be committed without it, by this writer or, where the engine says so, the next.
     let rest = || vec![to(&a, &["kept"]), to(&b, &["kept"])];
-    if soon(writer.commit(rest())).await.is_err() {
+    if member.busy(writer.commit(rest())).await.is_err() {
         let mut writer = member.claim(&a).await;
-        soon(writer.commit(rest())).await.expect("it is new");
+        member.busy(writer.commit(rest())).await.expect("it is new");
     }
     for p in [a, b] {
         assert_eq!(f.values(&p).await, ["kept"]);
@@ -115,9 +115,9 @@ pub(crate) async fn nothing_to_commit(f: Fixture) {
 pub(crate) async fn the_claim_itself_is_committed(f: Fixture) {
     let p = f.partition().await;
     let (mut member, mut writer) = f.writer("group", &p).await;
-    soon(writer.commit_claim(vec![to(&p, &["first claim"])])).await.expect("it is a member");
-    soon(writer.commit(vec![to(&p, &["work"])])).await.expect("it is the only writer");
+    member.busy(writer.commit_claim(vec![to(&p, &["first claim"])])).await.expect("it is a member");
+    member.busy(writer.commit(vec![to(&p, &["work"])])).await.expect("it is the only writer");
     let mut writer = member.claim(&p).await;
-    soon(writer.commit_claim(vec![to(&p, &["second claim"])])).await.expect("it is a member");
+    member.busy(writer.commit_claim(vec![to(&p, &["second claim"])])).await.expect("it is a member");
     assert_eq!(f.values(&p).await, ["first claim", "work", "second claim"]);
 }

@@ -16,10 +16,10 @@ async fn refused(writer: &mut Box<dyn Writer>, p: &seriatim::log::TopicPartition
 pub(crate) async fn a_new_claim_fences_the_old_writer(f: Fixture) {
     let p = f.partition().await;
     let (mut member, mut old) = f.writer("group", &p).await;
-    soon(old.commit(vec![to(&p, &["old"])])).await.expect("nobody else has claimed");
+    member.busy(old.commit(vec![to(&p, &["old"])])).await.expect("nobody else has claimed");
     let mut new = member.claim(&p).await;
-    refused(&mut old, &p).await;
-    soon(new.commit(vec![to(&p, &["new"])])).await.expect("it is the last to claim");
+    member.busy(refused(&mut old, &p)).await;
+    member.busy(new.commit(vec![to(&p, &["new"])])).await.expect("it is the last to claim");
     assert_eq!(f.values(&p).await, ["old", "new"]);
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn the_fenced_write_nothing(f: Fixture) {
     let [a, b] = [0, 1].map(|p| topic.partition(Partition(p)));
     let (mut member, mut old) = f.writer("group", &a).await;
     let _new = member.claim(&a).await;
-    let fenced = soon(old.commit(vec![to(&a, &["fenced"]), to(&b, &["fenced"])])).await;
+    let fenced = member.busy(old.commit(vec![to(&a, &["fenced"]), to(&b, &["fenced"])])).await;
     assert!(matches!(fenced, Err(Error::Fenced(_))), "{fenced:?}");
     for p in [a, b] {
         f.append(&p, &["after"]).await;
@@ -50,9 +50,9 @@ pub(crate) async fn the_fenced_stay_fenced(f: Fixture) {
     let p = f.partition().await;
     let (mut member, mut old) = f.writer("group", &p).await;
     let new = member.claim(&p).await;
-    refused(&mut old, &p).await;
+    member.busy(refused(&mut old, &p)).await;
     drop(new);
-    refused(&mut old, &p).await;
+    member.busy(refused(&mut old, &p)).await;
 }
 
 pub(crate) async fn an_abandoned_commit_is_decided_by_the_next_claim(f: Fixture) {
@@ -65,10 +65,10 @@ pub(crate) async fn an_abandoned_commit_is_decided_by_the_next_claim(f: Fixture)
         // From not even begun to nearly done.
         let _: Result<_, _> = tokio::time::timeout(Duration::from_micros(n * 100), commit).await;
         writer = member.claim(&a).await;
-        let decided = f.values(&a).await;
-        assert_eq!(f.values(&b).await, decided, "all or nothing");
+        let decided = member.busy(f.values(&a)).await;
+        assert_eq!(member.busy(f.values(&b)).await, decided, "all or nothing");
         tokio::time::sleep(Duration::from_millis(60)).await;
-        assert_eq!(f.values(&a).await, decided, "nothing comes late");
+        assert_eq!(member.busy(f.values(&a)).await, decided, "nothing comes late");
         assert!(decided.is_sorted());
     }
 }
@@ -79,7 +79,7 @@ pub(crate) async fn claims_of_other_partitions_do_not_fence(f: Fixture) {
     let (mut member, mut of_a) = f.writer("group", &a).await;
     let mut of_b = member.claim(&b).await;
     for writer in [&mut of_a, &mut of_b] {
-        soon(writer.commit(vec![to(&a, &["both"])])).await.expect("it is the only one of its partition");
+        member.busy(writer.commit(vec![to(&a, &["both"])])).await.expect("it is the only one of its partition");
     }
     assert_eq!(f.values(&a).await, ["both", "both"]);
 }
@@ -111,10 +111,10 @@ pub(crate) async fn a_claim_of_the_past_is_not_committed(f: Fixture) {
     let mut other = f.join("group", &[&p.topic]).await;
     settle(&mut [&mut other], |m| m[0].held.contains(&p)).await;
     // Nobody has fenced it yet, but the group has moved on.
-    let refused = soon(old.commit_claim(vec![to(&p, &["late claim"])])).await;
+    let refused = other.busy(old.commit_claim(vec![to(&p, &["late claim"])])).await;
     assert!(matches!(refused, Err(Error::Fenced(_) | Error::Unavailable(_))), "{refused:?}");
     let mut new = other.claim(&p).await;
-    soon(new.commit_claim(vec![to(&p, &["claim"])])).await.expect("it is a member");
+    other.busy(new.commit_claim(vec![to(&p, &["claim"])])).await.expect("it is a member");
     assert_eq!(f.values(&p).await, ["claim"]);
 }
 
@@ -127,10 +127,10 @@ pub(crate) async fn the_frozen_are_fenced(f: Fixture) {
     let mut other: Member = f.join("group", &[&p.topic]).await;
     settle(&mut [&mut other], |m| m[0].held.contains(&p)).await;
     let mut writer = other.claim(&p).await;
-    refused(&mut zombie, &p).await;
-    let claim = soon(frozen.seat.claim(&p)).await.map(drop);
+    other.busy(refused(&mut zombie, &p)).await;
+    let claim = other.busy(frozen.seat.claim(&p)).await.map(drop);
     assert!(claim.is_err(), "a woken zombie claims nothing");
-    soon(writer.commit(vec![to(&p, &["mine"])])).await.expect("it is the last to claim");
+    other.busy(writer.commit(vec![to(&p, &["mine"])])).await.expect("it is the last to claim");
     let mut members = [&mut frozen, &mut other];
     listen(&mut members, session()).await;
     assert!(!frozen.held.contains(&p) && other.held.contains(&p));

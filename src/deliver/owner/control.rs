@@ -61,7 +61,8 @@ impl Owner {
                 return;
             }
             if let Some((offset, verb)) = self.verbs.pop_front() {
-                tracing::info!(at = %offset, destination = verb.destination, by = verb.by, "an operator's order");
+                let PushVerb { destination, action, reason, by } = &verb;
+                tracing::info!(destination, ?action, by, reason, at = %offset, "an operator's order");
                 self.execute(offset, verb);
                 self.dirty = true;
             }

@@ -62,7 +62,7 @@ impl Cut {
     /// Says so.
     pub(super) fn tell(&self, lock: &Lock) {
         let (journal, bytes, kept) = (self.journal.display(), self.bytes.len(), lock.folder().join(CUT));
-        tracing::warn!(%journal, at = self.at, bytes, kept = %kept.display(), "a write that was not finished is cut off; nobody was told that it was done");
+        tracing::warn!(%journal, at = self.at, bytes, kept = %kept.display(), "the end of the journal cannot be read and is cut off: a write that was not finished, unless the disk is failing");
     }
 
     /// Puts it back, where the store has written nothing since, for what has come out to be damage.

@@ -16,6 +16,10 @@ const LANES_TIMES_DESTINATIONS_MAX: u64 = 2048;
 /// a busy topic gathers in memory before that is written out.
 const LEAST_RESERVE: u64 = 32 << 20;
 
+/// The least that the embedded log is to be given: its store writes journals of 64 MiB, of which it takes
+/// all at once, and begins the next before the last has gone.
+const LEAST_DISK: u64 = 128 << 20;
+
 /// All that does not fit together.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -72,6 +76,11 @@ fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
         let least = bytesize::ByteSize(LEAST_RESERVE);
         let reason = format!("{} is too little to finish what was taken in; give {least} at least", log.reserve);
         found.push(Problem::at("log.reserve", reason));
+    }
+    if let Some(most) = log.max_disk.filter(|most| most.get() < LEAST_DISK) {
+        let least = bytesize::ByteSize(LEAST_DISK);
+        let reason = format!("{most} is less than the log's journals take; give {least} at least");
+        found.push(Problem::at("log.max_disk", reason));
     }
     let (lanes, owners) = (log.partitions.get(), log.control_partitions.get());
     if owners > lanes {
