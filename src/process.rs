@@ -263,3 +263,9 @@ impl Starting<'_> {
         });
     }
 }
+
+/// Why destinations cannot be pushed to as the configuration has it; reads the files that it names.
+#[must_use]
+pub fn unusable_destinations(config: &config::Config) -> Vec<Error> {
+    wiring::receivers(config).filter_map(Result::err).collect()
+}

@@ -85,6 +85,7 @@ fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     findings.log(config);
     findings.worker(config);
+    findings.destinations(config);
     findings.files(config);
     findings.ports(config);
     findings.0
@@ -175,11 +176,19 @@ impl Findings {
         }
     }
 
-    fn files(&mut self, config: &Config) {
-        for (name, destination) in &config.destinations {
-            let secret = destination.push.as_ref().and_then(|push| push.http.as_ref()?.secret_file.as_deref());
-            self.file(&format!("destinations.{name}.push.http.secret_file"), secret);
+    /// As a start would find them, their secrets included.
+    fn destinations(&mut self, config: &Config) {
+        for error in process::unusable_destinations(config) {
+            match error {
+                process::Error::Destination { name, reason } => {
+                    self.error(format!("destinations.{name}.push"), reason.to_string());
+                }
+                other => self.error("destinations", other.to_string()),
+            }
         }
+    }
+
+    fn files(&mut self, config: &Config) {
         self.file("ingress.tokens_file", config.ingress.tokens_file.as_deref());
         self.file("admin.token_file", config.admin.token_file.as_deref());
         let tls = config.ingress.tls.iter().map(|tls| ("ingress.tls", tls));
@@ -287,9 +296,10 @@ mod tests {
             found("work.jq = '.'\nadmin.token_file = '/no/such'"),
             [(Level::Error, "admin.token_file".to_owned())]
         );
-        let push = "destinations.a.push.http = { url = 'https://a', secret_file = '/no/such' }";
-        let expected = (Level::Error, "destinations.a.push.http.secret_file".to_owned());
-        assert_eq!(found(&format!("work.jq = '.'\n{push}")), [expected]);
+        for push in ["url = 'https://a', secret_file = '/no/such'", "url = 'https://127.0.0.1/a'"] {
+            let push = format!("work.jq = '.'\ndestinations.a.push.http = {{ {push} }}");
+            assert_eq!(found(&push), [(Level::Error, "destinations.a.push".to_owned())]);
+        }
     }
 
     #[test]

@@ -32,6 +32,13 @@ pub enum Wish {
 }
 
 impl Answer {
+    /// The status, and what the body says beside it.
+    #[must_use]
+    pub fn said(&self) -> String {
+        let (status, detail) = (self.status, self.detail.trim());
+        if detail.is_empty() { format!("status {status}") } else { format!("status {status}: {detail}") }
+    }
+
     /// An answer without anything special.
     #[must_use]
     pub const fn new(status: u16, detail: String) -> Self {
@@ -104,7 +111,7 @@ pub(super) fn judge(outcome: &Result<Answer, Failure>, now: Timestamp) -> Verdic
         Ok(answer) => answer,
         Err(failure) => return Verdict::Again { reason: failure.to_string(), after: None, down: true },
     };
-    let reason = format!("status {}: {}", answer.status, answer.detail);
+    let reason = answer.said();
     match answer.status {
         200..=299 => Verdict::Delivered,
         _ if answer.wish == Some(Wish::Disable) => Verdict::Gone(reason),
@@ -159,8 +166,8 @@ mod tests {
         for (status, wish, expected) in [
             (204, Wish::Disable, Verdict::Delivered),
             (204, Wish::Abort, Verdict::Delivered),
-            (503, Wish::Disable, Verdict::Gone("status 503: ".to_owned())),
-            (503, Wish::Abort, Verdict::Refused("status 503: ".to_owned())),
+            (503, Wish::Disable, Verdict::Gone("status 503".to_owned())),
+            (503, Wish::Abort, Verdict::Refused("status 503".to_owned())),
         ] {
             let answer = Answer { wish: Some(wish), ..Answer::new(status, String::new()) };
             assert_eq!(judge(&Ok(answer), NOW), expected, "{status} {wish:?}");

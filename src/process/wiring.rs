@@ -169,8 +169,13 @@ pub(super) fn resequence_options(config: &Config) -> resequence::Options {
     }
 }
 
-/// The destinations that are pushed to, by name.
+/// The destinations that are pushed to, by name, or the first that cannot be.
 pub(super) fn pushed(config: &Config) -> Result<BTreeMap<String, deliver::Destination>, Error> {
+    receivers(config).collect()
+}
+
+/// Each destination that is to be pushed to, or why it cannot be.
+pub(super) fn receivers(config: &Config) -> impl Iterator<Item = Result<(String, deliver::Destination), Error>> {
     let pushed = config.destinations.iter().filter_map(|(name, d)| Some((name, d.push.as_ref()?)));
     let receiver = |(name, push): (&config::DestinationName, &config::Push)| {
         let destination = match (&push.http, &push.tcp) {
@@ -184,7 +189,7 @@ pub(super) fn pushed(config: &Config) -> Result<BTreeMap<String, deliver::Destin
             Err(reason) => Err(Error::Destination { name: name.to_string(), reason }),
         })
     };
-    pushed.filter_map(receiver).collect()
+    pushed.filter_map(receiver)
 }
 
 fn over_http(http: &config::HttpPush, push: &config::Push) -> Result<deliver::Destination, deliver::BadOptions> {

@@ -56,7 +56,7 @@ impl Owner {
         target.in_flight -= 1;
         let taken = judge(&outcome, self.shared.log.now()) == Verdict::Delivered;
         let mut said = match outcome {
-            Ok(answer) => format!("status {}: {}", answer.status, answer.detail),
+            Ok(answer) => answer.said(),
             Err(failure) => failure.to_string(),
         };
         said.truncate(said.floor_char_boundary(REASON_KEPT));
