@@ -88,8 +88,8 @@ faults: ## Faults on real Kafka that take minutes: many deaths, three brokers, c
 
 .PHONY: fuzz
 fuzz: ## Fuzz framings and records for a minute each; needs nightly Rust and cargo-fuzz
-	cargo +nightly fuzz run framing -- -max_total_time=60
-	cargo +nightly fuzz run record -- -max_total_time=60
+	cargo +nightly fuzz run -s none framing -- -max_total_time=60
+	cargo +nightly fuzz run -s none record -- -max_total_time=60
 
 .PHONY: mutants
 mutants: ## Show that the simulation catches what is broken on purpose
