@@ -3,6 +3,8 @@
 #[path = "cli_verbs/program.rs"]
 mod program;
 
+use std::time::{Duration, Instant};
+
 use program::{Folder, Follower, Pipeline, run};
 
 #[test]
@@ -233,6 +235,21 @@ fn what_failed_for_good_is_in_the_dead_letters() {
     assert!(json["error"]["code"].is_string(), "{json}");
     assert_eq!(pipeline.run(&["tail", "--dead-letters", "--from", "1"]).out, "");
     assert_eq!(pipeline.run(&["tail", "default", "--dead-letters"]).code, 2);
+}
+
+#[test]
+fn a_worker_that_is_not_there_is_what_everybody_waits_for() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[("SERIATIM_WORK__HTTP", "{ url = 'http://127.0.0.1:9/' }")]);
+    assert_eq!(pipeline.run_with(&["send", "-"], "one\n").code, 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let why = pipeline.run(&["why"]);
+        if why.out.contains("waits for the worker, which cannot be reached") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} {}", why.out, why.err);
+    }
 }
 
 #[test]

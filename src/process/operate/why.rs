@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::lanes::describe;
 use super::{Looked, Operate, Refusal, destinations};
+use crate::metrics;
 use crate::observe::live::{Live, Message, Waiting};
 use crate::observe::{batches, ledger, work};
 use crate::record::batches::{BatchState, Phase};
@@ -269,7 +270,7 @@ fn sentence(message: &Message) -> String {
     let age = humantime::format_duration(std::time::Duration::from_secs(age.as_secs()));
     match waiting {
         Waiting::Window => format!("message {source} came {age} ago and waits for room in the window"),
-        Waiting::Work => format!("message {source} came {age} ago and is being worked on, or waits for a free worker"),
+        Waiting::Work => format!("message {source} came {age} ago and {}", at_work()),
         Waiting::Retry { attempt, worker, error } => {
             format!(
                 "message {source} came {age} ago; attempt {attempt} by {worker} failed and another follows: {error}"
@@ -286,6 +287,14 @@ fn sentence(message: &Message) -> String {
         Waiting::Operator(error) => {
             format!("message {source} came {age} ago, failed (round {round}) and waits for an operator: {error}")
         }
+    }
+}
+
+/// What a message that has no result yet waits for, as far as this process knows.
+fn at_work() -> &'static str {
+    match metrics::work().breaker_open.get() {
+        0 => "is being worked on, or waits for a free worker",
+        _ => "waits for the worker, which cannot be reached from this process; its log says why",
     }
 }
 
