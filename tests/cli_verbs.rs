@@ -3,9 +3,10 @@
 #[path = "cli_verbs/program.rs"]
 mod program;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use program::{Folder, Follower, Pipeline, run};
+use tokio::time::Instant;
 
 #[test]
 fn json_lines_are_uploaded_and_each_bad_one_is_named() {
