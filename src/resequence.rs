@@ -90,7 +90,7 @@ pub struct Options {
     pub fan_out: bool,
     /// The identities remembered for each lane to find duplicates. Default 100,000.
     pub identities: usize,
-    /// The largest output in bytes. Default 1 MiB.
+    /// The largest body of an output in bytes. Default 1 MiB.
     pub max_output: usize,
     /// How many items of a batch are out at once where its start does not say. Default 100.
     pub batch_window: u32,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
+pub(crate) use plan::BESIDE_THE_BODY;
 pub use plan::{Difference, Found, Keeping, Wanted, differences, max_message};
 
 use crate::log::{Topic, TopicPartition, TopicShape, Written};

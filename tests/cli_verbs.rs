@@ -49,6 +49,16 @@ fn other_lines_go_one_by_one_and_an_id_makes_them_repeatable() {
 }
 
 #[test]
+fn a_message_as_large_as_any_is_handed_on_as_it_is() {
+    let folder = Folder::new();
+    let pipeline = Pipeline::start(&folder, &[("SERIATIM_INGRESS__MAX_BODY", "1000B")]);
+    let body = "x".repeat(1000);
+    let sent = pipeline.run_with(&["send", "-", "--whole", "--key", "a key of some length"], &body);
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    assert_eq!(pipeline.bodies(1), [body]);
+}
+
+#[test]
 fn what_is_refused_or_not_there_has_its_exit_code() {
     let folder = Folder::new();
     folder.write("one.txt", "x\n");

@@ -5,6 +5,20 @@ use crate::record::outputs::{self, OUTPUTS, OutputJson};
 use crate::record::{HeaderWriter, Name, RecordRef, ResultHeaders, error_json};
 
 use super::destinations::{Destinations, Mask, numbers};
+use crate::topics::BESIDE_THE_BODY;
+
+/// The most that an output has beside its body, in bytes: its key, or else the message's, and headers. A message that
+/// came in over HTTP has at most 64 KiB of that, a result headers of as much; each is met with room to spare.
+const MOST_BESIDE: usize = 192 * 1024;
+
+/// What a release adds to that: where the output comes from, and the framing of a record.
+const PROVENANCE: u64 = 1024;
+
+// What is let through here fits into the destination's topic.
+const _: () = assert!(MOST_BESIDE as u64 + PROVENANCE <= BESIDE_THE_BODY);
+
+/// Names and lengths of one header, beside what the worker chose, in bytes, at most.
+const HEADER_FRAMING: usize = 16;
 
 /// The outputs of one result, in order.
 #[derive(Debug)]
@@ -47,8 +61,10 @@ pub(super) struct Rules<'a> {
     pub(super) default: Mask,
     /// The only ones that may be named, where the order is by destination.
     pub(super) allowed: Option<Mask>,
-    /// The largest output in bytes, key and headers included.
+    /// The largest body of an output in bytes.
     pub(super) max_output: usize,
+    /// The size in bytes of the message's key, which outputs have that name none.
+    pub(super) key: usize,
 }
 
 impl<'a> Outputs<'a> {
@@ -62,14 +78,16 @@ impl<'a> Outputs<'a> {
             Some(named) => rules.named(named).map_err(|e| error_json("unknown-destination", e))?,
             None => rules.unnamed().map_err(|e| error_json("unknown-destination", e))?,
         };
-        fits(record.size(), rules.max_output).map_err(|e| error_json("output-too-large", e))?;
+        let beside = rules.key + record.headers.size();
+        fits(value.len(), beside, rules.max_output).map_err(|e| error_json("output-too-large", e))?;
         Ok(Self::Same { value, destinations })
     }
 
     /// The outputs of a record that leaves as it is.
-    pub(super) fn unworked(record: &RecordRef<'a>, destinations: Mask, max_output: usize) -> Result<Self, String> {
-        fits(record.size(), max_output).map_err(|e| error_json("output-too-large", e))?;
-        Ok(Self::Same { value: record.value.unwrap_or_default(), destinations })
+    pub(super) fn unworked(record: &RecordRef<'a>, rules: Rules<'_>) -> Result<Self, String> {
+        let (value, beside) = (record.value.unwrap_or_default(), rules.key + record.headers.size());
+        fits(value.len(), beside, rules.max_output).map_err(|e| error_json("output-too-large", e))?;
+        Ok(Self::Same { value, destinations: rules.default })
     }
 
     fn several(value: &[u8], rules: Rules<'_>) -> Result<Vec<Output>, String> {
@@ -126,14 +144,22 @@ impl Rules<'_> {
         let (value, content_type) = (json.value(), json.media_type().map(str::to_owned));
         let OutputJson { key, headers, .. } = json;
         let headers: Vec<_> = headers.into_iter().collect();
-        let named: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        fits(value.len() + key.as_ref().map_or(0, String::len) + named, self.max_output)?;
+        let named: usize = headers.iter().map(|(name, value)| HEADER_FRAMING + name.len() + value.len()).sum();
+        let typed = content_type.as_ref().map_or(0, |media| HEADER_FRAMING + media.len());
+        fits(value.len(), key.as_ref().map_or(self.key, String::len) + named + typed, self.max_output)?;
         Ok(Output { destinations, key, headers, content_type, value })
     }
 }
 
-fn fits(size: usize, most: usize) -> Result<(), String> {
-    if size <= most { Ok(()) } else { Err(format!("{size} bytes, the limit is {most}")) }
+/// What is in the way of an output with a body and a key and headers of these sizes.
+fn fits(body: usize, beside: usize, max_output: usize) -> Result<(), String> {
+    if body > max_output {
+        return Err(format!("the body has {body} bytes, the limit is {max_output} (ingress.max_body)"));
+    }
+    if beside > MOST_BESIDE {
+        return Err(format!("key and headers have {beside} bytes, the limit is {MOST_BESIDE}"));
+    }
+    Ok(())
 }
 
 impl Written<'_> {
@@ -161,11 +187,12 @@ impl Written<'_> {
 mod tests {
     use super::*;
     use crate::log::Topic;
+    use crate::record::{BatchBuilder, Offset, Partition, Source, Status};
 
     fn several(json: &str, allowed: Option<Mask>) -> Result<Vec<(usize, Option<String>, String)>, String> {
         let map = ["a", "default"].map(|n| (n.to_owned(), Topic::from(n))).into();
         let destinations = Destinations::new(&map);
-        let rules = Rules { destinations: &destinations, default: 2, allowed, max_output: 20 };
+        let rules = Rules { destinations: &destinations, default: 2, allowed, max_output: 20, key: 0 };
         let outputs = Outputs::Several(Outputs::several(json.as_bytes(), rules)?);
         let mut seen = Vec::new();
         outputs.each(|w| {
@@ -184,6 +211,33 @@ mod tests {
         let expected = [(1, None, r#"{"b": 1, "a":2}"#), (0, k.clone(), "text"), (1, k, "text"), (1, None, "\u{fffd}")];
         assert_eq!(several(json, None), Ok(expected.map(|(d, k, v)| (d, k, v.to_owned())).to_vec()));
         assert_eq!(several("[]", None), Ok(vec![]));
+    }
+
+    /// What becomes of a result with a body, and a header `x` beside those of every result, of these sizes.
+    fn same(body: usize, header: usize, key: usize) -> Result<usize, String> {
+        let destinations = Destinations::new(&[("default".to_owned(), Topic::from("default"))].into());
+        let mut builder = BatchBuilder::default();
+        builder.push(Some(b"0"), Some(&vec![b'x'; body]), |h| h.put_named(b"x", &vec![b'x'; header]));
+        let batch = builder.finish();
+        let record = batch.first().expect("it was pushed");
+        let source = Source { lane: Partition(0), offset: Offset(0) };
+        let headers = ResultHeaders::new(source, 0, Status::Done);
+        let rules = Rules { destinations: &destinations, default: 1, allowed: None, max_output: 20, key };
+        let mut bytes = 0;
+        Outputs::of(&record, &headers, rules)?.each(|output| bytes += output.value.len());
+        Ok(bytes)
+    }
+
+    #[test]
+    fn a_body_is_limited_by_itself_and_what_is_beside_it_by_another_bound() {
+        assert_eq!(same(20, 64 * 1024, 64 * 1024), Ok(20));
+        assert!(same(21, 0, 0).is_err_and(|e| e.contains("the body has 21 bytes, the limit is 20 (ingress.max_body)")));
+        assert!(same(1, 1, MOST_BESIDE).is_err_and(|e| e.contains("key and headers have")));
+        assert!(same(1, MOST_BESIDE, 0).is_err_and(|e| e.contains("the limit is 196608")));
+        let header =
+            |size: usize| format!(r#"[{{"body":"01234567890123456789","headers":{{"x":"{}"}}}}]"#, "y".repeat(size));
+        assert_eq!(several(&header(64 * 1024), None).map(|outputs| outputs.len()), Ok(1));
+        assert!(several(&header(MOST_BESIDE), None).is_err_and(|e| e.contains("key and headers have")));
     }
 
     #[test]

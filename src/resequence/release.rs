@@ -256,6 +256,8 @@ impl LaneState {
 
 fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<Mask>, max_output: usize) -> Turn<'a> {
     let fail = |error: String| Turn::Fail { error, dead_letter: false };
+    let key = entry.key.as_ref().map_or(0, |key| key.len());
+    let rules = Rules { destinations, default: entry.destinations, allowed, max_output, key };
     let answer = match &entry.outcome {
         Some(Outcome::Result(answer)) => answer,
         Some(Outcome::Duplicate(of)) => return Turn::Leave(Left::Duplicate(of.0)),
@@ -266,8 +268,7 @@ fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<Mask>
         Some(Outcome::Refused(error)) => return fail(error.clone()),
         Some(Outcome::Event(event)) => {
             let Some(record) = event.first() else { return Turn::Recall };
-            let outputs = Outputs::unworked(&record, entry.destinations, max_output);
-            return outputs.map_or_else(fail, |outputs| Turn::Send(record, outputs));
+            return Outputs::unworked(&record, rules).map_or_else(fail, |outputs| Turn::Send(record, outputs));
         }
         Some(Outcome::Withdrawn(error)) => return Turn::Leave(Left::Skipped(error.clone())),
         // Only resolved records are ever ready.
@@ -279,7 +280,6 @@ fn turn<'a>(entry: &'a Entry, destinations: &Destinations, allowed: Option<Mask>
     };
     match headers.status {
         Some(Status::Done) => {
-            let rules = Rules { destinations, default: entry.destinations, allowed, max_output };
             Outputs::of(&record, &headers, rules).map_or_else(fail, |outputs| Turn::Send(record, outputs))
         }
         Some(Status::Empty) => Turn::Leave(Left::Empty),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Topics;
 use crate::log::{Cleanup, Topic, TopicShape};
 
-/// What every record may have beside a message's body: key, headers, the error of a dead letter.
-const BESIDE_THE_BODY: u64 = 256 << 10;
+/// What every record may have beside a message's body, in bytes: key, headers, the error of a dead letter.
+pub(crate) const BESIDE_THE_BODY: u64 = 256 << 10;
 
 /// What every topic takes at least; a cursor needs it.
 const LEAST_MESSAGE: u64 = 1 << 20;
