@@ -108,9 +108,16 @@ fn refused_items_are_told_retried_and_skipped_and_a_pause_holds() {
     until_it_says(&pipeline, &["why"], "seriatim dest retry");
     assert_eq!(pipeline.run(&["dest", "skip", "default", "0", "--reason", "a test"]).code, 0);
     until_it_says(&pipeline, &["dest"], "1 was refused");
+    let skipped = pipeline.run(&["dest", "skip", "default", "0", "0", "--reason", "again"]);
+    assert_eq!(skipped.code, 4, "{}", skipped.out);
+    assert!(skipped.err.contains("not refused, in default, lane 0: 0; nothing was done"), "{}", skipped.err);
+    assert_eq!(pipeline.run(&["dest", "retry", "default", "0", "1", "99", "--reason", "x"]).code, 4);
     receiver.status.store(200, Ordering::SeqCst);
     assert_eq!(pipeline.run(&["dest", "retry", "default", "0", "1", "--reason", "a test"]).code, 0);
     until_it_says(&pipeline, &["dest"], "pushed below 2, 0 behind");
+    let retried = pipeline.run(&["dest", "retry", "default", "0", "--reason", "a test"]);
+    assert_eq!(retried.code, 4, "{}", retried.out);
+    assert!(retried.err.contains("nothing of default, lane 0, is refused"), "{}", retried.err);
     assert_eq!(pipeline.run(&["dest", "pause", "default", "--reason", "they move"]).code, 0);
     assert_eq!(pipeline.run_with(&["send", "-"], "c\n").code, 0);
     until_it_says(&pipeline, &["dest"], "default, paused: they move\n  lane 0: pushed below 2, 1 behind");
@@ -203,6 +210,8 @@ fn a_test_says_what_the_receiver_answers_and_a_replay_pushes_once_more() {
     until_it_says(&pipeline, &["dest"], "pushed below 3, 0 behind");
     assert_eq!(receiver.taken.load(Ordering::SeqCst), 5);
     assert_eq!(pipeline.run(&replay("3")).code, 4, "that was not pushed yet");
+    let invalid = ["dest", "replay", "default", "0", "--from", "1", "--id", "a/b", "--reason", "x"];
+    assert_eq!(pipeline.run(&invalid).code, 2);
     let taken = pipeline.run(&["dest", "test", "default"]);
     assert!(taken.code == 0 && taken.out.starts_with("test default: taken after "), "{} {}", taken.out, taken.err);
     receiver.status.store(418, Ordering::SeqCst);

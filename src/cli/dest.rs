@@ -14,6 +14,7 @@ use super::Exit;
 use super::client::Client;
 use super::port::{Port, exit};
 use crate::process::config::Config;
+use crate::record::push::is_replay_id;
 
 /// Show how destinations are pushed to; test, pause, resume and replay; end what holds one back
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ enum Verb {
         #[arg(long, value_name = "SEQUENCE")]
         from: u64,
         /// What receivers know the replay by; made up where it is not given
-        #[arg(long)]
+        #[arg(long, value_parser = replay_id)]
         id: Option<String>,
         /// Why, for the record
         #[arg(long)]
@@ -168,6 +169,10 @@ impl Items {
     fn order(&self) -> Value {
         json!({"lane": self.lane, "offsets": self.offsets, "reason": self.reason})
     }
+}
+
+fn replay_id(text: &str) -> Result<String, &'static str> {
+    if is_replay_id(text) { Ok(text.to_owned()) } else { Err("1 to 64 letters, digits, dots, underscores and hyphens") }
 }
 
 fn read_body(file: &Path) -> anyhow::Result<Vec<u8>> {

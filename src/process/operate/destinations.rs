@@ -23,8 +23,8 @@ use crate::log::TopicPartition;
 use crate::metrics::Role;
 use crate::observe::outputs;
 use crate::record::push::{
-    HaltedItems, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem, Tested,
-    is_replay_id,
+    HALTED_KEPT, HaltedItems, LONGEST_TEST, PUSH_VERB, PushAction, PushCursor, PushPosition, PushVerb, TestItem,
+    Tested, is_replay_id,
 };
 use crate::record::{Offset, Partition, Sequence};
 use crate::takeover;
@@ -113,8 +113,12 @@ async fn action(
     Ok(match verb {
         "pause" => (PushAction::Pause, everybody()),
         "resume" => (PushAction::Resume, everybody()),
-        "retry" => one().map(|(lane, owner)| (PushAction::Retry(items(lane)), owner))?,
-        "skip" => one().map(|(lane, owner)| (PushAction::Skip(items(lane)), owner))?,
+        "retry" | "skip" => {
+            let (lane, owner) = one()?;
+            refused(operate, name, lane, &order.offsets).await?;
+            let action = if verb == "retry" { PushAction::Retry } else { PushAction::Skip };
+            (action(items(lane)), owner)
+        }
         "accept" => one().map(|(lane, owner)| (PushAction::Accept { lane }, owner))?,
         "replay" => {
             let (lane, owner) = one()?;
@@ -129,6 +133,29 @@ async fn action(
             return Err(Refusal::not_found(format!("there is no verb {verb:?}: {known}")));
         }
     })
+}
+
+/// That all of these items were refused and hold their groups; of the lane any, where none is named. Otherwise
+/// nothing is written down.
+async fn refused(operate: &Operate, name: &str, lane: u32, offsets: &[u64]) -> Result<(), Refusal> {
+    let topic = &operate.topics.destinations[name];
+    let cursor = cursor(operate, operate.topics.control_of(Partition(lane)).partition).await?.unwrap_or_default();
+    let position = cursor.topics.get(topic.as_str()).and_then(|lanes| lanes.get(&lane)).cloned().unwrap_or_default();
+    let detail = match offsets {
+        [] if position.halted.is_empty() => format!("nothing of {name}, lane {lane}, is refused; nothing was done"),
+        [] => return Ok(()),
+        named => {
+            // Behind as many as a cursor names there may be others.
+            let last = position.halted.keys().next_back().filter(|_| position.halted.len() >= HALTED_KEPT);
+            let is_held = |offset: &u64| position.halted.contains_key(offset) || last.is_some_and(|last| offset > last);
+            let others: Vec<String> = named.iter().filter(|offset| !is_held(offset)).map(u64::to_string).collect();
+            if others.is_empty() {
+                return Ok(());
+            }
+            format!("not refused, in {name}, lane {lane}: {}; nothing was done", others.join(", "))
+        }
+    };
+    Err(Refusal { status: StatusCode::CONFLICT, detail })
 }
 
 /// A replay from a sequence number, which has to have been pushed and not yet been removed.
@@ -156,6 +183,10 @@ async fn replay(operate: &Operate, name: &str, lane: u32, order: &Order) -> Resu
         Some(PushPosition { lost: Some(_), .. }) => {
             let detail =
                 format!("{name}, lane {lane}, stands still for a loss: `seriatim dest accept` ends that first");
+            Err(conflict(detail))
+        }
+        Some(PushPosition { replay: Some(replay), .. }) if replay.id == id => {
+            let detail = format!("{name}, lane {lane}, pushes once more as {id} already: take another id");
             Err(conflict(detail))
         }
         Some(pushed) if at.0 >= pushed.position && pushed.done.is_empty() => {
