@@ -35,7 +35,10 @@ pub(super) struct Posted {
 
 /// An item as a destination wants it.
 pub(super) fn posted(content: Content, push: &Push) -> Posted {
-    let own = push.own_headers().map(|(name, value)| (name, value.to_vec()));
+    let own = push.own_headers().map(|(name, value)| {
+        let value = if name.starts_with("ce-") { encoded(value).into_owned() } else { value.to_vec() };
+        (name, value)
+    });
     let content_type = push.content_type().map(<[u8]>::to_vec);
     match content {
         Content::Raw => Posted { headers: own.collect(), content_type, body: push.body() },
@@ -44,7 +47,7 @@ pub(super) fn posted(content: Content, push: &Push) -> Posted {
             for (name, value) in made(push) {
                 let name = format!("ce-{name}");
                 if headers.iter().all(|(own, _)| *own != name) {
-                    headers.push((name, encoded(&value).into_owned().into_bytes()));
+                    headers.push((name, encoded(value.as_bytes()).into_owned()));
                 }
             }
             Posted { headers, content_type, body: push.body() }
@@ -133,14 +136,14 @@ fn event(push: &Push) -> Map<String, Value> {
 }
 
 /// A text as the value of a `ce-` header: what HTTP cannot carry there is percent-encoded, as the
-/// HTTP binding of CloudEvents has it.
-fn encoded(text: &str) -> Cow<'_, str> {
+/// HTTP binding of CloudEvents has it (3.1.3.2).
+fn encoded(text: &[u8]) -> Cow<'_, [u8]> {
     let plain = |byte: u8| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'%');
-    if text.bytes().all(plain) {
+    if text.iter().all(|byte| plain(*byte)) {
         return text.into();
     }
-    let each = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(each).collect::<String>().into()
+    let each = |byte: &u8| if plain(*byte) { vec![*byte] } else { format!("%{byte:02X}").into_bytes() };
+    text.iter().flat_map(each).collect::<Vec<_>>().into()
 }
 
 #[cfg(test)]
@@ -194,6 +197,17 @@ mod tests {
         ] {
             assert_eq!(header(&posted, name).as_deref(), Some(value), "{name}");
         }
+    }
+
+    #[test]
+    fn attributes_that_an_event_has_are_percent_encoded_in_headers_and_plain_in_json() {
+        let push = push(&[(b"ce_subject", "a \"50%\" ä".as_bytes()), (b"x-own", b"a b")], b"k", b"1");
+        for content in [Content::CloudEvents, Content::Raw] {
+            let posted = posted(content, &push);
+            assert_eq!(header(&posted, "ce-subject").as_deref(), Some("a%20%2250%25%22%20%C3%A4"));
+            assert_eq!(header(&posted, "x-own").as_deref(), Some("a b"));
+        }
+        assert_eq!(event(&push)["subject"], "a \"50%\" ä");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::auth::Principal;
+use super::event;
 use super::problem::{Code, Problem};
 use crate::order::MAX_PARTS;
 use crate::record::{BatchBuilder, Name, destinations, partition_of_key};
@@ -53,7 +54,7 @@ impl Envelope {
             key: single(headers, "seriatim-key")?.map(key).transpose()?,
             destinations: named_destinations(headers, topics)?,
             traceparent: headers.get("traceparent").filter(|v| is_traceparent(v.as_bytes())).map(bytes),
-            event: event(headers)?,
+            event: attributes(headers)?,
             content_type: single(headers, header::CONTENT_TYPE.as_str())?.map(bytes),
             idempotency: Idempotency::of(headers, principal)?,
         })
@@ -266,7 +267,7 @@ pub(super) fn known(topics: &Topics) -> String {
 }
 
 /// The attributes of an event in binary mode. HTTP has them percent-encoded, Kafka plain.
-fn event(headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Problem> {
+fn attributes(headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Problem> {
     let attribute = |(name, value): (&HeaderName, &HeaderValue)| {
         let name = name.as_str().strip_prefix("ce-")?;
         Some((format!("ce_{name}"), percent_decode(value.as_bytes())))
@@ -274,6 +275,17 @@ fn event(headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Problem> {
     let attributes: Vec<_> = headers.iter().filter_map(attribute).collect();
     if let Some((name, _)) = attributes.iter().find(|(_, value)| std::str::from_utf8(value).is_err()) {
         return Err(Problem::new(Code::InvalidHeader, format!("{name} is not UTF-8")));
+    }
+    let twice = |name: &str| attributes.iter().filter(|(other, _)| other == name).count() > 1;
+    for (name, value) in &attributes {
+        let fault = if twice(name) {
+            Some("is there more than once".to_owned())
+        } else {
+            event::attribute_fault(&name["ce_".len()..], &String::from_utf8_lossy(value))
+        };
+        if let Some(fault) = fault {
+            return Err(Problem::new(Code::InvalidHeader, format!("{}: {fault}", name.replacen('_', "-", 1))));
+        }
     }
     if !attributes.is_empty() {
         for required in ["ce_specversion", "ce_id", "ce_source", "ce_type"] {

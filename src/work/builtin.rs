@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 
 use super::processor::{Answer, Failure, Job, Output, Processor};
 
-/// Answers each message with itself: body and content type. For trying out and measuring.
+/// Answers each message with itself: body, content type and attributes of a `CloudEvent`. For trying out and measuring.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
@@ -32,6 +33,9 @@ impl Processor for Sleep {
 }
 
 fn echo(job: &Job) -> Answer {
-    let output = Output { content_type: job.shared_content_type(), ..Output::new(job.shared_body()) };
+    let attributes = job.headers().filter(|(name, _)| name.starts_with(b"ce_"));
+    let headers = attributes.map(|(name, value)| (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value)));
+    let content_type = job.shared_content_type();
+    let output = Output { content_type, headers: headers.collect(), ..Output::new(job.shared_body()) };
     Answer::One(output)
 }

@@ -222,6 +222,7 @@ async fn queued_bytes_are_bounded_too() {
 #[tokio::test(start_paused = true)]
 async fn bad_requests_are_told_what_is_wrong() {
     let fixture = Fixture::new(2, Options { max_body: 10, ..Options::default() }).await;
+    let event = || post("x").header("ce-id", "1").header("ce-source", "/s").header("ce-type", "t");
     let cases = [
         (post("12345678901"), 413, "body-too-large", "10 bytes"),
         (post("x").header("seriatim-destination", "nowhere"), 422, "unknown-destination", "billing, default"),
@@ -229,6 +230,10 @@ async fn bad_requests_are_told_what_is_wrong() {
         (post("x").header("idempotency-key", "\"open"), 400, "invalid-header", "Idempotency-Key"),
         (post("x").header("content-encoding", "br"), 415, "unsupported-media", "Content-Encoding"),
         (post("x").header("ce-id", "1"), 400, "invalid-header", "ce-specversion"),
+        (event().header("ce-specversion", "0.3"), 400, "invalid-header", "version 1.0"),
+        (event().header("ce-specversion", "1.0").header("ce-id", "2"), 400, "invalid-header", "more than once"),
+        (event().header("ce-specversion", "1.0").header("ce-time", "noon"), 400, "invalid-header", "RFC 3339"),
+        (event().header("ce-specversion", "1.0").header("ce-my-own", "1"), 400, "invalid-header", "lower-case"),
         (post("x").uri("/v1/messages?wiat=1s"), 400, "invalid-query", "wiat"),
         (post("x").uri("/v1/nothing"), 404, "not-found", "/v1/nothing"),
         (post("x").method("PUT"), 405, "method-not-allowed", "PUT"),
