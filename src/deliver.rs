@@ -1,7 +1,7 @@
 //! Deliver: pushes the ordered topics of the destinations to their receivers.
 //!
-//! Promised is **at least once, in order**, a repeat being the item in doubt only: one item of a
-//! sequence group is under way at a time, and with [`Progress::Item`] the next one goes only after
+//! Promised is **at least once, in order**, a repeat with [`Progress::Item`] being the item in doubt
+//! only: one item of a sequence group is under way at a time, and the next one goes only after
 //! the commit that holds the last one's acknowledgement. Every push carries a stable id, group,
 //! sequence, done-below and epoch, with which a receiver makes it exactly once: it refuses an epoch
 //! below the highest it has seen, and skips a sequence that is below the highest done-below or that

@@ -334,7 +334,8 @@ What the data port refuses, it answers as `application/problem+json` (RFC 9457):
 
 Programs decide by `code`, which never changes its meaning; `detail` is for people. `retryable` says whether the same
 request may succeed later. The entries of a 207 hold problems of the same form. A head that is no HTTP, or too large,
-is answered 400 or 431 without a body.
+is answered 400 or 431 without a body. A message for a destination that there is not is 422, its `code`
+`unknown-destination`.
 
 | `code` | Status | Means | Retry |
 |---|---|---|---|

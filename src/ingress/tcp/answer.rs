@@ -97,20 +97,18 @@ impl Answers {
         let Some(code) = verdict.code() else { return Then::Close };
         let id = header.map_or_else(|| "0".into(), |header| String::from_utf8_lossy(header.control_id()));
         let mut message = Vec::new();
-        hl7::acknowledge(header, code, &id, &text(problem.detail()), now, &mut message);
+        hl7::acknowledge(header, code, &id, &text(problem.detail(), header), now, &mut message);
         block(&message, to);
         // Nothing was sent to the log for it, so that nothing is in doubt.
         if problem.code() == Code::InvalidBody { Then::GoOn } else { Then::Close }
     }
 }
 
-/// An explanation as HL7 can carry it: nothing in it separates anything.
-fn text(detail: &str) -> String {
-    detail
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-.,:;() ".contains(c) { c } else { ' ' })
-        .take(LONGEST_TEXT)
-        .collect()
+/// An explanation as HL7 can carry it: nothing in it separates anything, neither by the usual signs nor by those of
+/// the sender.
+fn text(detail: &str, header: Option<&Header>) -> String {
+    let separates = |c| "|^~\\&".contains(c) || header.is_some_and(|header| header.separates(c));
+    detail.chars().map(|c| if c.is_ascii_graphic() && !separates(c) { c } else { ' ' }).take(LONGEST_TEXT).collect()
 }
 
 /// Answers of ours hold what the sender's own header holds, which came in a block, too.

@@ -88,6 +88,11 @@ impl Header {
         fields.iter().map(|field| self.field(*field)).collect::<Vec<_>>().join(&self.separator)
     }
 
+    /// Whether it is one of the signs that separate something in this message.
+    pub(super) fn separates(&self, sign: char) -> bool {
+        u8::try_from(sign).is_ok_and(|byte| byte == self.separator || self.encoding().contains(&byte))
+    }
+
     /// What follows `MSH`: the separator and the encoding characters, MSH-1 and MSH-2.
     fn encoding(&self) -> &[u8] {
         self.segment.split(|byte| *byte == self.separator).nth(1).unwrap_or_default()
