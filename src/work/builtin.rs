@@ -39,3 +39,28 @@ fn echo(job: &Job) -> Answer {
     let output = Output { content_type, headers: headers.collect(), ..Output::new(job.shared_body()) };
     Answer::One(output)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{BatchBuilder, Name, Offset, Partition, Source, Timestamp};
+
+    #[test]
+    fn an_echo_keeps_the_attributes_of_an_event() {
+        let mut builder = BatchBuilder::default();
+        builder.push(Some(b"k"), Some(b"{}"), |h| {
+            h.put(Name::ContentType, b"application/json");
+            h.put(Name::TraceParent, b"00-a-b-01");
+            h.put_named(b"ce_id", b"7");
+            h.put_named(b"ce_subject", "a \u{e4}".as_bytes());
+            h.put_named(b"x-other", b"1");
+        });
+        let source = Source::from((Partition(3), Offset(42)));
+        let Answer::One(output) = echo(&Job::new(source, 1, Timestamp(0), builder.finish())) else {
+            unreachable!("an echo has one output");
+        };
+        let headers: Vec<(&[u8], &[u8])> = output.headers.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        assert_eq!(headers, [(&b"ce_id"[..], &b"7"[..]), (b"ce_subject", "a \u{e4}".as_bytes())]);
+        assert_eq!((&output.body[..], output.content_type.as_deref()), (&b"{}"[..], Some(&b"application/json"[..])));
+    }
+}

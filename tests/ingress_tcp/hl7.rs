@@ -70,7 +70,7 @@ async fn what_is_no_message_is_refused_in_its_turn_and_the_next_one_taken() {
     let expected = [
         "AA|1",
         "AE||the message does not begin with MSH and a field separator",
-        "AE||MSH-10, the message s control id, is empty",
+        "AE||MSH-10, the message's control id, is empty",
         "AA|2",
     ];
     assert_eq!(verdicts(&mut sender, 4).await, expected);

@@ -154,6 +154,13 @@ mod tests {
     }
 
     #[test]
+    fn an_explanation_loses_only_what_separates() {
+        assert_eq!(text("a_b (ingress.max_body) 50%|^~\\&\r\u{e9}", None), "a_b (ingress.max_body) 50%       ");
+        let header = Header::read(b"MSH%_#~@%A%B%C%D%%%ADT%1%P%2.4\r").expect("it is one");
+        assert_eq!(text("a_b 50% #1", Some(&header)), "a b 50   1");
+    }
+
+    #[test]
     fn hl7_verdicts_are_those_that_are_configured() {
         let usual = answers(Framing::Mllp, |_| {});
         let (message, then) = refuse(&usual, Code::InvalidBody);
