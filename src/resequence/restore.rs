@@ -63,7 +63,8 @@ pub(super) async fn restore(
         // Until the loss is accepted, the lane's positions are about what it knew.
         let topics: TopicIds = now.clone().into_iter().chain(known).collect();
         if lane_cursor.halted.is_none() && topics != now {
-            let anew = anew.iter().cloned().collect::<Vec<_>>().join(", ");
+            let other = topics.iter().filter(|(name, id)| now.get(*name) != Some(*id));
+            let anew = other.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
             lane_cursor.halted = Some(format!("{anew} was deleted and made anew: what it held before is lost"));
         }
         let mut seat = restore_lane(shared, lane, lane_cursor).await?;
@@ -235,14 +236,14 @@ async fn accept(
     let is_anew = |topic: &Topic| anew.contains(topic.as_str());
     cursor.halted = None;
     let input = shared.log.bounds(&topics.input.partition(lane)).await?;
-    let behind_damage = accept_input(shared, lane, cursor, input, anew).await?;
+    let unanswered = accept_input(shared, lane, cursor, input, anew).await?;
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
     let mut from = Offset(cursor.results);
     if from < results.start || from > results.end || is_anew(&topics.results) {
         from = results.start;
     }
     from = behind_all_damage(shared, &topics.results.partition(lane), from, results.end).await?;
-    let lost = behind_damage || from.0 != cursor.results;
+    let lost = unanswered || from.0 != cursor.results;
     cursor.results = from.0;
     let of = topics.ledger.partition(lane);
     let ledger = shared.log.bounds(&of).await?;
@@ -266,8 +267,9 @@ async fn accept(
     Ok(lost.then_some(all))
 }
 
-/// Moves a frontier from where nothing is, or nothing can be read; says whether that was damage. A lane
-/// comes to stand before damage only when all before it is released.
+/// Moves a frontier from where nothing is, or nothing can be read; says whether results may be missing of what
+/// follows: behind damage, and in a new topic, which workers read from where they were in the old one. A lane comes
+/// to stand before damage only when all before it is released.
 async fn accept_input(
     shared: &Shared,
     lane: Partition,
@@ -291,7 +293,7 @@ async fn accept_input(
     cursor.dispatched = frontier.0;
     // A cut-over begun below that limit would hold back input whose results may be here already.
     cursor.next_order = None;
-    Ok(behind.is_some())
+    Ok(behind.is_some() || is_anew)
 }
 
 /// The end of the damage at `from`, where there is some.
