@@ -1,18 +1,18 @@
 //! What an embedded log that has lost its end says, and that nothing else is taken for that.
 
+#[path = "support/texts.rs"]
+mod texts;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use seriatim::log::embedded::{Embedded, OpenError, Options};
-use seriatim::log::{Cleanup, Error, Log as _, Offsets, Topic, TopicPartition, TopicShape, Visibility};
-use seriatim::record::{BatchBuilder, Offset, Partition};
+use seriatim::log::{Cleanup, Error, Log as _, Offsets, Topic, TopicShape};
+use seriatim::record::BatchBuilder;
 use tempfile::tempdir;
-
-fn partition() -> TopicPartition {
-    Topic::from("topic").partition(Partition(0))
-}
+use texts::{partition, values};
 
 async fn open(folder: &Path, options: Options) -> Embedded {
     let log = Embedded::open(folder, options).expect("it opens");
@@ -29,18 +29,6 @@ async fn append(log: &Embedded, values: &[&str]) -> Result<Offsets, Error> {
         builder.push(None, Some(value.as_bytes()), |_| {});
     }
     log.append(&partition(), builder.finish()).await?.await
-}
-
-async fn values(log: &Embedded) -> Vec<String> {
-    let end = log.bounds(&partition()).await.expect("it exists").stable_end;
-    let mut reader = log.read(&partition(), Offset::ZERO, Visibility::Durable, 1000).await.expect("it exists");
-    let mut found = Vec::new();
-    while reader.position() < end {
-        let fetched = reader.next().await.expect("nothing was removed");
-        let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
-        found.extend(fetched.batches.iter().flatten().map(|record| text(record.value)));
-    }
-    found
 }
 
 const FLOOR: &str = "seriatim-floor.json";

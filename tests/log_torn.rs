@@ -1,23 +1,23 @@
 //! The end of an embedded log's journal as a loss of power leaves it, byte by byte.
 
+#[path = "support/texts.rs"]
+mod texts;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use seriatim::log::embedded::{Embedded, OpenError, Options};
-use seriatim::log::{Cleanup, Log as _, Topic, TopicPartition, TopicShape, Visibility};
-use seriatim::record::{BatchBuilder, Offset, Partition};
+use seriatim::log::{Cleanup, Log as _, Topic, TopicShape};
+use seriatim::record::BatchBuilder;
 use tempfile::{TempDir, tempdir};
+use texts::{partition, values};
 
 const JOURNAL: &str = "store/0.jnl";
 const CUT: &str = "seriatim-cut";
 
 /// Where a batch has its sequence number, which its checksum does not cover: another one does no harm.
 const SEQUENCE: std::ops::Range<usize> = 5..13;
-
-fn partition() -> TopicPartition {
-    Topic::from("topic").partition(Partition(0))
-}
 
 /// Notes the floor at closing only.
 fn options() -> Options {
@@ -35,18 +35,6 @@ async fn append(log: &Embedded, value: &str) {
     let mut builder = BatchBuilder::default();
     builder.push(None, Some(value.as_bytes()), |_| {});
     log.append(&partition(), builder.finish()).await.expect("there is room").await.expect("it is written");
-}
-
-async fn values(log: &Embedded) -> Vec<String> {
-    let end = log.bounds(&partition()).await.expect("it exists").stable_end;
-    let mut reader = log.read(&partition(), Offset::ZERO, Visibility::Durable, 1000).await.expect("it exists");
-    let mut found = Vec::new();
-    while reader.position() < end {
-        let fetched = reader.next().await.expect("nothing was removed");
-        let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
-        found.extend(fetched.batches.iter().flatten().map(|record| text(record.value)));
-    }
-    found
 }
 
 /// A folder at the moment in which the power goes: its journal, without the zeroes that it begins with.

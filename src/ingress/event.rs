@@ -6,6 +6,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The attributes that every event has, each a text that is not empty.
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
@@ -94,51 +96,9 @@ pub(super) fn attribute_fault(name: &str, value: &str) -> Option<String> {
 
 /// Whether this is a date and time with its offset (RFC 3339, 5.6).
 fn is_time(text: &str) -> bool {
-    let Some((date_time, rest)) = text.as_bytes().split_first_chunk::<19>() else { return false };
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if !separators.iter().all(|(at, byte)| date_time[*at].to_ascii_uppercase() == *byte) {
-        return false;
-    }
-    let fraction = match rest.strip_prefix(b".") {
-        Some(after) => match after.iter().take_while(|byte| byte.is_ascii_digit()).count() {
-            0 => return false,
-            digits => digits + 1,
-        },
-        None => 0,
-    };
-    let zone = match &rest[fraction..] {
-        b"Z" | b"z" => true,
-        [b'+' | b'-', hours @ .., b':', m, n] => below(hours, 2, 24) && below(&[*m, *n], 2, 60),
-        _ => false,
-    };
-    let part = |from: usize, below: u32| number(&date_time[from..from + 2]).is_some_and(|n| n < below);
-    let day = || -> Option<bool> {
-        let (year, month) = (number(&date_time[..4])?, number(&date_time[5..7])?);
-        Some((1..=days(year, month)).contains(&number(&date_time[8..10])?))
-    };
-    // A leap second is 60.
-    zone && day() == Some(true) && part(11, 24) && part(14, 60) && part(17, 61)
-}
-
-fn below(digits: &[u8], length: usize, below: u32) -> bool {
-    digits.len() == length && number(digits).is_some_and(|number| number < below)
-}
-
-fn number(digits: &[u8]) -> Option<u32> {
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-const fn days(year: u32, month: u32) -> u32 {
-    match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
-        2 => 28,
-        _ => 0,
-    }
+    // The parser takes anything between the date and the time.
+    let separator = text.as_bytes().get(10);
+    separator.is_some_and(|byte| byte.eq_ignore_ascii_case(&b'T')) && OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
 #[cfg(test)]

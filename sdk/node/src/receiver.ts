@@ -133,8 +133,9 @@ function read(
     throw new PermanentError(`${name} is missing`, { code: 'not-from-seriatim', status: 400 });
   };
   const number = (name: string): number => {
-    const value = Number(text(name));
-    if (Number.isSafeInteger(value) && value >= 0) return value;
+    const digits = text(name);
+    const value = Number(digits);
+    if (/^\d+$/.test(digits) && Number.isSafeInteger(value)) return value;
     throw new PermanentError(`${name} is no number that can be kept exactly`, {
       code: 'not-from-seriatim',
       status: 400,

@@ -182,6 +182,7 @@ test('only who knows a secret is heard, and secrets can be changed', async (t) =
     401,
   );
   assert.equal(await push({ sequence: 2, headers: { 'seriatim-epoch': '9007199254740993' } }), 400);
+  assert.equal(await push({ sequence: 2, headers: { 'seriatim-epoch': '0x10' } }), 400);
   assert.equal(await push({ sequence: 2, headers: { 'seriatim-group': '' } }), 204);
   assert.equal(applied, 3);
   assert.throws(() => createReceiver(() => {}, { secrets: [] }), TypeError);
