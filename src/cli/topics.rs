@@ -122,17 +122,37 @@ async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
 
 fn text(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.topic.len()).max().unwrap_or_default();
+    let shared = shared(lines);
     let mut text = String::new();
     for Line { topic, partitions, cleanup, state, differences, description, .. } in lines {
         let (state, cleanup) = (format!("{state:?}").to_lowercase(), format!("{cleanup:?}").to_lowercase());
         writeln!(text, "{topic:width$}  {partitions:>3}  {cleanup:7}  {state:7}  {description}")
             .expect("a String takes everything");
-        for Difference { refused, reason } in differences {
-            let how = if *refused { "refused" } else { "unwise" };
-            writeln!(text, "{:width$}  {how}: {reason}", "").expect("a String takes everything");
+        for difference in differences.iter().filter(|difference| !shared.contains(difference)) {
+            tell(&mut text, width, "", difference);
         }
     }
+    for difference in shared {
+        tell(&mut text, width, "all", difference);
+    }
+    let missing = lines.iter().filter(|line| line.state == State::Missing).count();
+    if missing > 0 {
+        writeln!(text, "{missing} missing: `seriatim topics apply` creates what is missing")
+            .expect("a String takes everything");
+    }
     text
+}
+
+/// What every topic has in common is told once.
+fn shared(lines: &[Line]) -> Vec<&Difference> {
+    let Some((first, others)) = lines.split_first().filter(|(_, others)| !others.is_empty()) else { return Vec::new() };
+    let everywhere = |difference: &&Difference| others.iter().all(|line| line.differences.contains(difference));
+    first.differences.iter().filter(everywhere).collect()
+}
+
+fn tell(text: &mut String, width: usize, of: &str, Difference { refused, reason }: &Difference) {
+    let how = if *refused { "refused" } else { "unwise" };
+    writeln!(text, "{of:width$}  {how}: {reason}").expect("a String takes everything");
 }
 
 fn allowed(acls: &[Acl]) -> String {
@@ -172,5 +192,23 @@ mod tests {
         let input = lines.iter().find(|line| line.topic == "seriatim.input").expect("it is one of them");
         assert_eq!((input.state, input.found), (State::Differs, Some(2)));
         assert!(text(&lines).contains("refused: it has 2 partitions, not 3"), "{}", text(&lines));
+    }
+
+    #[tokio::test]
+    async fn what_all_topics_have_in_common_is_told_once() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let mut lines = compare(&config(&parent.path().join("log"), 2)).await.expect("nothing is in the way");
+        let missing = format!("{} missing: `seriatim topics apply` creates what is missing\n", lines.len());
+        assert!(text(&lines).ends_with(&missing), "{}", text(&lines));
+        let unwise = |reason: &str| Difference { refused: false, reason: reason.to_owned() };
+        for line in &mut lines {
+            line.state = State::Present;
+            line.differences.push(unwise("of all"));
+        }
+        lines[1].differences.push(unwise("of one"));
+        let text = text(&lines);
+        assert_eq!(text.matches("unwise: of all").count(), 1, "{text}");
+        assert!(text.trim_end().ends_with("unwise: of all"), "{text}");
+        assert_eq!(text.lines().nth(2).map(str::trim), Some("unwise: of one"), "{text}");
     }
 }

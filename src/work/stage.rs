@@ -14,7 +14,7 @@ use super::processor::{Class, Processor};
 use super::seats::Seats;
 use super::tally::Tally;
 use super::{Error, Options, Retry};
-use crate::log::{self, Event, Log, Membership, Topic, TopicPartition};
+use crate::log::{self, Event, Log, Membership, SESSION_TIMEOUT, Topic, TopicPartition};
 use crate::metrics::Attempt;
 use crate::order::Backoff;
 use crate::topics::Topics;
@@ -29,13 +29,18 @@ const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries to join, or to learn a stored position.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A group that is being shared out anew, after a death for instance, takes about a session for it. Who has no
+/// lane for longer has none because there are more processes than lanes.
+const STANDBY: Duration = SESSION_TIMEOUT.saturating_mul(2);
+
 /// See the module.
 pub(super) struct Stage {
     log: Arc<dyn Log>,
     group: String,
     /// What the group shares out.
     topics: Vec<Topic>,
-    /// Whether this process has no lane to read: there are more processes than lanes.
+    /// Since when this process has no lane to read.
+    laneless: Option<Instant>,
     stands_by: bool,
     member: String,
     pool: Pool,
@@ -90,6 +95,7 @@ impl Stage {
             log,
             group,
             topics: joined,
+            laneless: None,
             stands_by: false,
             member,
             pool,
@@ -321,10 +327,13 @@ impl Stage {
     fn note_standby(&mut self) {
         let Some(lanes) = self.topics.iter().find(|topic| self.seats.is_input(topic)) else { return };
         let has_lane = self.seats.partitions().iter().chain(&self.unknown).any(|at| at.topic == *lanes);
-        if !has_lane && !self.stands_by {
+        let now = Instant::now();
+        self.laneless = (!has_lane).then(|| self.laneless.unwrap_or(now));
+        let stands_by = self.laneless.is_some_and(|since| now - since >= STANDBY);
+        if stands_by && !self.stands_by {
             tracing::info!("stands by: there are no more lanes than work processes; work.fan_out uses them all");
         }
-        self.stands_by = !has_lane;
+        self.stands_by = stands_by;
         self.tally.stands_by(self.stands_by);
     }
 

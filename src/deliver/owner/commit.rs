@@ -44,9 +44,6 @@ impl Owner {
         let Committed { writer, begun, result } = committed;
         result.map_err(|error| self.refused(error))?;
         Self::count_commit(begun.elapsed().as_secs_f64());
-        if self.vouched.is_none() {
-            tracing::info!(control = %self.control, epoch = self.epoch.0, "pushing");
-        }
         self.vouched = Some(begun);
         self.writer = Some(writer);
         let now = Instant::now();
