@@ -19,7 +19,7 @@ use super::client::log_line;
 use super::errors::{Meaning, meaning, of_group, partition};
 use super::native::{Consumer, Kind, Polled};
 use super::standing::Standing;
-use crate::log::{Barrier, Error, Event, SESSION_TIMEOUT, Topic, TopicPartition};
+use crate::log::{Barrier, Error, SESSION_TIMEOUT, Topic, TopicPartition};
 
 /// How long the thread waits at once; what concerns it wakes it.
 const POLL: Duration = Duration::from_millis(100);
@@ -124,7 +124,7 @@ impl Serving {
                 client.wake();
             }
         });
-        self.standing.tell(Event::Revoked(partitions.clone(), barrier));
+        self.standing.revoked(partitions.clone(), barrier);
         self.letting_go = Some(LettingGo { partitions, released, until: Instant::now() + SESSION_TIMEOUT });
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::log::{Error, Event, SESSION_TIMEOUT, TopicPartition};
+use crate::log::{Barrier, Error, Event, SESSION_TIMEOUT, TopicPartition};
 
 /// Shared by the seat, the thread that serves its place in the group, and its claims.
 pub(super) struct Standing {
@@ -18,6 +18,8 @@ pub(super) struct Standing {
 
 struct State {
     held: BTreeSet<TopicPartition>,
+    /// Those of them that the member has been told to let go of.
+    revoked: BTreeSet<TopicPartition>,
     events: VecDeque<Event>,
     /// The group will not have this member any more, or never would.
     refused: Option<Error>,
@@ -28,8 +30,14 @@ struct State {
 
 impl Standing {
     pub(super) fn new(group: &str) -> Self {
-        let state =
-            State { held: BTreeSet::new(), events: VecDeque::new(), refused: None, heard: Instant::now(), claims: 0 };
+        let state = State {
+            held: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+            events: VecDeque::new(),
+            refused: None,
+            heard: Instant::now(),
+            claims: 0,
+        };
         Self { group: group.to_owned(), state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -75,8 +83,11 @@ impl Standing {
     }
 
     /// Says that a member has to let go; the partitions stay its own until [`Standing::let_go`].
-    pub(super) fn tell(&self, event: Event) {
-        self.lock().events.push_back(event);
+    pub(super) fn revoked(&self, partitions: Vec<TopicPartition>, barrier: Barrier) {
+        let mut state = self.lock();
+        state.revoked.extend(partitions.iter().cloned());
+        state.events.push_back(Event::Revoked(partitions, barrier));
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -84,6 +95,7 @@ impl Standing {
         let mut state = self.lock();
         for partition in partitions {
             state.held.remove(partition);
+            state.revoked.remove(partition);
         }
     }
 
@@ -91,15 +103,16 @@ impl Standing {
     pub(super) fn lose(&self, partitions: Vec<TopicPartition>) {
         self.let_go(&partitions);
         if !partitions.is_empty() {
-            self.tell(Event::Lost(partitions));
+            self.lock().events.push_back(Event::Lost(partitions));
+            self.changed.notify_one();
         }
     }
 
     /// Says of a partition that is still this member's that it was lost and is assigned: whoever
-    /// holds it drops what it knows, and claims again.
+    /// holds it drops what it knows, and claims again. Where it is let go of, the next owner claims.
     pub(super) fn again(&self, partition: &TopicPartition) {
         let mut state = self.lock();
-        if state.held.contains(partition) {
+        if state.held.contains(partition) && !state.revoked.contains(partition) {
             state.events.push_back(Event::Lost(vec![partition.clone()]));
             state.events.push_back(Event::Assigned(vec![partition.clone()]));
         }
@@ -133,5 +146,32 @@ pub(super) struct Claiming<'a>(&'a Standing);
 impl Drop for Claiming<'_> {
     fn drop(&mut self) {
         self.0.lock().claims -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Topic;
+    use crate::record::Partition;
+
+    #[tokio::test]
+    async fn only_what_is_not_being_let_go_of_is_to_be_claimed_again() {
+        let (standing, p) = (Standing::new("group"), Topic::from("t").partition(Partition(0)));
+        let next = || standing.next().map(|event| event.expect("it is a member"));
+        standing.again(&p);
+        assert!(next().is_none(), "it is not its own");
+        standing.assigned(vec![p.clone()]);
+        assert!(matches!(next(), Some(Event::Assigned(_))));
+        standing.again(&p);
+        assert!(matches!((next(), next()), (Some(Event::Lost(_)), Some(Event::Assigned(_)))));
+        standing.revoked(vec![p.clone()], Barrier::new(|| {}));
+        standing.again(&p);
+        assert!(matches!(next(), Some(Event::Revoked(..))));
+        assert!(next().is_none());
+        standing.let_go(std::slice::from_ref(&p));
+        standing.assigned(vec![p.clone()]);
+        standing.again(&p);
+        assert!(matches!((next(), next(), next()), (Some(Event::Assigned(_)), Some(Event::Lost(_)), Some(_))));
     }
 }
