@@ -46,7 +46,8 @@ impl Topics {
     fn of_role(&self, role: &'static str, acls: &mut Vec<Acl>) {
         for (_, topic, description) in self.all() {
             // The admin port of any process answers from the logs, and takes operators' verbs.
-            let does = |who: &[String]| who.iter().any(|who| who == role || who.contains("any process"));
+            let is_role = |who: &str| who.strip_prefix(role).is_some_and(|why| why.is_empty() || why.starts_with(" ("));
+            let does = |who: &[String]| who.iter().any(|who| is_role(who) || who.contains("any process"));
             let operations: &'static [&'static str] = match (does(&description.producers), reads(description, role)) {
                 (true, _) => &["Describe", "DescribeConfigs", "Read", "Write"],
                 (false, true) => &["Describe", "DescribeConfigs", "Read"],
@@ -80,6 +81,10 @@ mod tests {
         assert!(operations("work", "topic", "t.input").contains(&"Read"));
         assert!(operations("resequence", "topic", "t.output").contains(&"Write"));
         assert!(!operations("deliver", "topic", "t.output").contains(&"Write"));
+        for topic in ["t.input", "t.results", "t.dead-letter"] {
+            assert!(operations("resequence", "topic", topic).contains(&"Write"), "{topic}");
+        }
+        assert!(operations("deliver", "topic", "t.dead-letter").contains(&"Write"));
         assert!(operations("deliver", "topic", "t.cursors.deliver").contains(&"Write"));
     }
 
