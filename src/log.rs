@@ -315,9 +315,9 @@ pub trait Membership: Send {
 /// All that the commits of a writer may write to.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
-    /// Where nobody else has transactions that take long.
+    /// Where nobody else commits. First where every commit writes to: the cursor.
     pub alone: Vec<TopicPartition>,
-    /// Where anybody may have a transaction open for as long as they like.
+    /// Where others commit, too: perhaps anybody, with transactions open for as long as they like.
     pub with_others: Vec<TopicPartition>,
 }
 
@@ -340,7 +340,9 @@ pub trait Writer: Send {
     fn commit_claim(&mut self, appends: Vec<Append>) -> BoxFuture<'_, Result<Vec<Offsets>, Error>>;
 
     /// Appends everything or nothing, in one atomic step; resolves once it is durable, with the
-    /// offsets of each append. Readers see all of it or none of it.
+    /// offsets of each append. Readers see all of it or none of it. The first append is the cursor,
+    /// which counts the others: where brokers lose a part of what they have acknowledged, it is not to
+    /// be what remains.
     ///
     /// # Errors
     ///

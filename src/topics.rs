@@ -6,6 +6,7 @@ mod description;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::iter;
 
 pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
@@ -86,21 +87,25 @@ impl Topics {
     /// All that the resequencer which owns a control partition may write to in a commit.
     #[must_use]
     pub fn written_by_owner(&self, control: Partition) -> Written {
-        let of_lanes = [&self.dead_letter, &self.ledger, &self.batch_state, &self.events];
+        let of_lanes = [&self.ledger, &self.batch_state, &self.events];
         let of_lanes: Vec<_> = of_lanes.into_iter().chain(self.destinations.values()).collect();
         let lanes = self.lanes_of(control).flat_map(|lane| of_lanes.iter().map(move |topic| topic.partition(lane)));
-        let with_others = [&self.input, &self.results];
-        let with_others = self.lanes_of(control).flat_map(|lane| with_others.map(|topic| topic.partition(lane)));
-        let alone = [&self.control, &self.cursors_resequence].map(|topic| topic.partition(control));
-        Written { alone: alone.into_iter().chain(lanes).collect(), with_others: with_others.collect() }
+        let cursor = self.cursors_resequence.partition(control);
+        let with_others = self.written_by_all(control, &[&self.dead_letter, &self.input, &self.results]);
+        Written { alone: iter::once(cursor).chain(lanes).collect(), with_others }
     }
 
     /// As [`Topics::written_by_owner`], of the deliverer.
     #[must_use]
     pub fn written_by_deliverer(&self, control: Partition) -> Written {
-        let letters = self.lanes_of(control).map(|lane| self.dead_letter.partition(lane));
-        let alone = [&self.control, &self.cursors_deliver].map(|topic| topic.partition(control));
-        Written { alone: alone.into_iter().chain(letters).collect(), with_others: Vec::new() }
+        let alone = vec![self.cursors_deliver.partition(control)];
+        Written { alone, with_others: self.written_by_all(control, &[&self.dead_letter]) }
+    }
+
+    /// Where both roles commit: the control partition, and those that its lanes have in some topics.
+    fn written_by_all(&self, control: Partition, of_lanes: &[&Topic]) -> Vec<TopicPartition> {
+        let lanes = self.lanes_of(control).flat_map(|lane| of_lanes.iter().map(move |topic| topic.partition(lane)));
+        iter::once(self.control.partition(control)).chain(lanes).collect()
     }
 
     /// The control partition whose owner owns a lane.

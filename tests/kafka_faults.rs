@@ -16,11 +16,18 @@ mod hanging;
 mod ingress;
 #[path = "support/kafka.rs"]
 mod kafka;
+#[path = "kafka_faults/markers.rs"]
+mod markers;
 #[path = "kafka_faults/proxy.rs"]
 mod proxy;
 #[path = "support/kafka/rig.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod rig;
+#[path = "kafka_faults/settling.rs"]
+mod settling;
+#[path = "kafka_engine/words.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod words;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -29,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use checker::Checker;
 use feed::Feed;
+use kafka as kafka_cluster;
 use proxy::{Api, Fault, Proxy};
 use rig::{LANES, Process, Rig};
 
@@ -290,12 +298,12 @@ fn f41_the_broker_dies_and_comes_back() {
 }
 
 #[test]
-fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice() {
+fn f16_f23_f45_requests_and_replies_are_lost_late_and_twice_and_connections_reset() {
     let proxied = Proxied::start();
     let (proxy, checker) = (&proxied.proxy, &proxied.checker);
     let apis = [Api::EndTxn, Api::Produce, Api::AddPartitionsToTxn, Api::OffsetCommit, Api::Fetch];
-    let faults =
-        [Fault::LoseReply, Fault::LoseRequest, Fault::DelayReply(Duration::from_secs(2)), Fault::Repeat, Fault::Hold];
+    let late = Fault::DelayReply(Duration::from_secs(2));
+    let faults = [Fault::LoseReply, Fault::Reset, Fault::LoseRequest, late, Fault::Repeat, Fault::Hold];
     for api in apis {
         for fault in faults {
             let before = proxy.done();

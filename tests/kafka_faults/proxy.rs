@@ -1,5 +1,5 @@
-//! Stands between the program and a broker, knows which request is which, and loses, delays or
-//! repeats what it is told to.
+//! Stands between the program and a broker, knows which request is which, and loses, delays, repeats
+//! or answers with a reset what it is told to.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::checker::RECOVERY;
+use crate::markers::{Forgotten, vouch};
 use crate::rig::wait_for;
 
 /// A kind of request, by its number in Kafka's protocol.
@@ -35,6 +36,8 @@ pub(crate) enum Fault {
     LoseRequest,
     /// The broker has done it; the connection breaks before the client hears of that.
     LoseReply,
+    /// As [`Fault::LoseReply`], and the client's socket says that the connection was reset.
+    Reset,
     /// The broker gets it late, and what follows on the connection after it.
     DelayRequest(Duration),
     /// The client hears of it late.
@@ -85,6 +88,7 @@ struct Shared {
     starved: Mutex<Option<Starved>>,
     rules: Mutex<Vec<Rule>>,
     held: Mutex<Vec<Vec<u8>>>,
+    forgotten: Forgotten,
     /// How many requests suffered something.
     done: Mutex<u32>,
 }
@@ -147,6 +151,18 @@ impl Proxy {
         *self.shared.starved.lock().expect("nobody panics with it") = Some(starved);
     }
 
+    /// From now on what is committed to a topic hangs. For a proxy between brokers.
+    pub(crate) fn forget_markers(&self, topic: &str) {
+        self.shared.forgotten.add(topic);
+    }
+
+    /// Waits until some were forgotten. What hangs stays so; what is committed from now on does not.
+    pub(crate) fn remember_markers(&self, topic: &str) {
+        let forgotten = || (self.shared.forgotten.times(topic) > 0).then_some(());
+        wait_for(RECOVERY, forgotten, || format!("no marker for {topic} comes"));
+        self.shared.forgotten.remove(topic);
+    }
+
     /// Nothing suffers anything any more.
     pub(crate) fn cease(&self) {
         self.shared.rules.lock().expect("nobody panics with it").clear();
@@ -184,6 +200,9 @@ enum Reply {
     Late(Duration),
     Swallow,
     Break,
+    Reset,
+    /// Markers of these topics went astray.
+    Vouch(Vec<String>),
 }
 
 async fn serve(client: TcpStream, broker: SocketAddr, shared: Arc<Shared>) -> io::Result<()> {
@@ -233,6 +252,9 @@ async fn requests(
         shared.starve(&mut frame, api, number);
         let mut replies = VecDeque::from([Reply::Pass]);
         match shared.fault(api) {
+            None if api == Api::WriteTxnMarkers as i16 => {
+                replies = VecDeque::from([Reply::Vouch(shared.forgotten.lead_astray(&mut frame))]);
+            }
             None => {}
             Some(Fault::LoseRequest) => return Err(broken()),
             Some(Fault::Hold) => {
@@ -241,6 +263,7 @@ async fn requests(
             }
             Some(Fault::DelayRequest(by)) => tokio::time::sleep(by).await,
             Some(Fault::LoseReply) => replies = VecDeque::from([Reply::Break]),
+            Some(Fault::Reset) => replies = VecDeque::from([Reply::Reset]),
             Some(Fault::DelayReply(by)) => replies = VecDeque::from([Reply::Late(by)]),
             Some(Fault::Repeat) => {
                 replies.push_back(Reply::Swallow);
@@ -260,7 +283,7 @@ async fn replies(
     mut expected: mpsc::UnboundedReceiver<Reply>,
 ) -> io::Result<()> {
     loop {
-        let frame = read_frame(from).await?;
+        let mut frame = read_frame(from).await?;
         match expected.recv().await {
             Some(Reply::Pass) => to.write_all(&frame).await?,
             Some(Reply::Late(by)) => {
@@ -268,6 +291,15 @@ async fn replies(
                 to.write_all(&frame).await?;
             }
             Some(Reply::Swallow) => {}
+            Some(Reply::Vouch(topics)) => {
+                vouch(&mut frame, &topics);
+                to.write_all(&frame).await?;
+            }
+            Some(Reply::Reset) => {
+                // Closed like this, a socket sends no end but a reset.
+                to.as_ref().set_zero_linger()?;
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
             Some(Reply::Break) | None => return Err(io::ErrorKind::ConnectionReset.into()),
         }
     }

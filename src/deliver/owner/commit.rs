@@ -1,5 +1,7 @@
 //! Commits: the cursor, and with it the dead letters.
 
+use std::iter;
+
 use futures::FutureExt as _;
 use tokio::time::Instant;
 
@@ -35,7 +37,7 @@ impl Owner {
         let dead_letter = &self.shared.topics.dead_letter;
         let letters =
             letters.map(|(lane, mut batch)| Append { to: dead_letter.partition(lane), batch: batch.finish() });
-        let appends = letters.chain([cursor]).collect();
+        let appends = iter::once(cursor).chain(letters).collect();
         self.tasks.push(tasks::commit(writer, appends).boxed());
     }
 

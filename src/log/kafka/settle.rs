@@ -3,15 +3,33 @@
 //! A coordinator acknowledges a commit when it has noted its decision, and then has a marker written
 //! into each partition, without which nobody can read the records, or past them. A broker that dies in
 //! between and starts again may not know the partitions' leaders yet; Kafka 4.3.0 then takes them for
-//! deleted and notes the transaction as complete. From then on the records hang, until the next
-//! transaction of the same id writes into the partition and ends: they end with it.
+//! deleted and notes the transaction as complete. From then on the records hang, all or those of some
+//! partitions, until the next transaction of the same id writes into the partition and ends: they end
+//! with it, and as it does.
 //!
 //! So whoever claims looks for partitions that hang, and commits a record to each of them, all in one
 //! transaction. It means nothing: readers of this engine take it for a hole, and other clients see a
-//! key and no value. And whoever has committed looks after a while whether that has ended.
+//! key and no value. And whoever has committed looks after a while whether that has ended. Where others
+//! may have a transaction open, nobody can tell theirs from one that hangs: such a record is committed
+//! all the same. It ends nothing of theirs.
 //!
-//! Where others may have a transaction open, nobody can tell theirs from one that hangs; but each of a
-//! writer's commits has written where only it writes, too, and hangs there as well.
+//! What hangs is aborted where the writer's next transaction is, in the partitions that this one was
+//! announced for: when its owner dies, say, and the next claim ends it. Then nobody may go on as if it
+//! had been committed. Two things see to that:
+//!
+//! - Nothing that this process knows is kept. A writer that has a transaction refused aborts it only
+//!   once it has seen that all its former commits have ended where this one writes. Otherwise, as after
+//!   any other failure, it is given up: the next claim ends what is open, and the owner begins with what
+//!   it finds in the log.
+//! - A cursor is never left behind by what it counts. It is the first append of each transaction, so
+//!   that its partition is announced before any other or with it (one request of librdkafka's announces
+//!   all partitions that wait), and it is the first of the partitions that are given ends. So where
+//!   anything of a hanging commit is aborted, its hanging cursor is. The rest, which the claim then
+//!   settles as committed, is ahead of the cursor: that is recognised and not written again.
+//!
+//! What is left: a commit that hangs without its cursor, whose marker was written, and that is aborted
+//! then. It takes a second failure before the next transaction has ended. Outputs that are lost so halt
+//! their lane at the next take-over, because the cursor has counted them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,8 +49,8 @@ const KEY: &[u8] = b"seriatim-settled";
 /// How many partitions are asked about at once.
 const AT_ONCE: usize = 32;
 
-/// What is open for so long hangs: the coordinator has nothing under way for this id once a claim has
-/// its producer, so that only transactions of others may end by themselves.
+/// What is open for so long hangs, or is somebody else's: the coordinator has nothing under way for this
+/// id once a claim has its producer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often it is looked at meanwhile.
@@ -42,6 +60,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// that is away delays markers for about a session.
 const YOUNG: Duration = Duration::from_secs(1);
 const OVERDUE: Duration = Duration::from_secs(10);
+
+/// How long the markers of former commits are waited for before a refused transaction is aborted. The
+/// coordinator takes a transaction only when they are written, so that they are late only where it has
+/// not heard of this one.
+const BEFORE_AN_ABORT: Duration = Duration::from_secs(2);
 
 /// A writer looks at so many partitions in a row, so that commits hardly wait for that.
 const IN_A_ROW: usize = 8;
@@ -58,21 +81,18 @@ pub(super) fn end_of(partition: TopicPartition) -> Append {
     Append { to: partition, batch: builder.finish() }
 }
 
-/// The partitions in which something hangs that was committed. To be asked once the producer
-/// of a claim is made; takes [`PATIENCE`] where there is anything open.
-pub(super) async fn hanging(asker: &Asker, written: &Written) -> Result<Vec<TopicPartition>, Error> {
-    let mut hanging = open(asker, &written.alone).await?;
-    if !hanging.is_empty() {
-        hanging.extend(open(asker, &written.with_others).await?);
-    }
-    Ok(hanging)
+/// Whether this is such an end.
+pub(super) fn is_end_of(append: &Append) -> bool {
+    append.batch.iter().all(|record| record.key == Some(KEY) && record.value.is_none())
 }
 
-/// Those of the partitions in which something stays open.
-async fn open(asker: &Asker, partitions: &[TopicPartition]) -> Result<Vec<TopicPartition>, Error> {
+/// The partitions in which something stays open, in the order in which they are given, those of `alone`
+/// first. To be asked once the producer of a claim is made; takes [`PATIENCE`] where there is any.
+pub(super) async fn hanging(asker: &Asker, written: &Written) -> Result<Vec<TopicPartition>, Error> {
     let deadline = Instant::now() + PATIENCE;
     // Plain appends move an end on; what was there at the first look has to become stable.
-    let mut suspects: Vec<_> = partitions.iter().map(|of| (of.clone(), None)).collect();
+    let all = written.alone.iter().chain(&written.with_others);
+    let mut suspects: Vec<_> = all.map(|of| (of.clone(), None)).collect();
     loop {
         let looks = suspects.into_iter().map(async |(of, end)| match asker.bounds_now(&of).await {
             Ok(bounds) => Ok(Some((of, end.unwrap_or(bounds.end))).filter(|(_, end)| bounds.stable_end < *end)),
@@ -92,7 +112,7 @@ async fn open(asker: &Asker, partitions: &[TopicPartition]) -> Result<Vec<TopicP
     }
 }
 
-/// Up to where a writer has committed without having seen that it ended, where only it writes.
+/// Up to where a writer has committed without having seen that it ended.
 #[derive(Default)]
 pub(super) struct Unseen {
     commits: BTreeMap<TopicPartition, (Offset, Instant)>,
@@ -103,6 +123,33 @@ impl Unseen {
     /// Records were committed up to `next`.
     pub(super) fn note(&mut self, to: &TopicPartition, next: Offset) {
         self.commits.insert(to.clone(), (next, Instant::now()));
+    }
+
+    /// A partition is not looked at any more.
+    pub(super) fn forget(&mut self, of: &TopicPartition) {
+        self.commits.remove(of);
+    }
+
+    /// Whether all that was committed to the partitions of `appends` has ended. Blocks while it has not,
+    /// for [`BEFORE_AN_ABORT`] and a question. `stable_end` as in [`Unseen::look`].
+    pub(super) fn have_ended(
+        &mut self,
+        appends: &[Append],
+        stable_end: impl Fn(&TopicPartition) -> Option<Offset>,
+    ) -> bool {
+        let deadline = Instant::now() + BEFORE_AN_ABORT;
+        for Append { to, .. } in appends {
+            while let Some((next, _)) = self.commits.get(to) {
+                if stable_end(to).is_some_and(|stable_end| stable_end >= *next) {
+                    self.commits.remove(to);
+                } else if Instant::now() >= deadline {
+                    return false;
+                } else {
+                    std::thread::park_timeout(LOOK);
+                }
+            }
+        }
+        true
     }
 
     /// Looks at some of what is not so young any more, once a second at most; gives a partition that

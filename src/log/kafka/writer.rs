@@ -2,7 +2,8 @@
 //! every call of a transaction blocks.
 //!
 //! After anything ambiguous a producer is dropped, never used again. The one error that a writer
-//! survives is a refused record: the transaction is aborted.
+//! survives is a refused record: the transaction is aborted, once all before it have ended
+//! ([`super::settle`] says why).
 //!
 //! librdkafka sends the end of a transaction again where the answer does not come, and says nothing.
 //! The first one may then arrive within the next transaction and commit half of it, with the cursor
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rdkafka::producer::Producer as _;
+use rdkafka::producer::{Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::util::Timeout;
 use tokio::sync::oneshot;
@@ -30,7 +31,7 @@ use super::claim::{Claimed, claim, position_of};
 use super::client::log_line;
 use super::errors::{Meaning, code, meaning, of_end, of_transaction};
 use super::native::{Kind, Polled, Producer};
-use super::settle::{Unseen, end_of, hanging};
+use super::settle::{Unseen, end_of, hanging, is_end_of};
 use crate::log::{Append, Error, Offsets, TopicPartition, Writer, Written};
 use crate::record::Offset;
 
@@ -40,6 +41,9 @@ const DELIVERY: Duration = Duration::from_secs(8);
 /// How long a call of a transaction may take that can be given up.
 pub(super) const CALL: Duration = Duration::from_secs(5);
 
+/// How long the reports of a refused transaction are waited for at once; not all of them make an event.
+const REPORTS: Duration = Duration::from_millis(20);
+
 /// An idle writer looks at its client's events so often.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -48,8 +52,8 @@ pub(super) struct KafkaWriter {
     jobs: mpsc::SyncSender<Job>,
     control: TopicPartition,
     asker: Arc<Asker>,
-    /// Where others may hold up what is committed; known once it has settled.
-    with_others: Arc<OnceLock<Vec<TopicPartition>>>,
+    /// Where it may commit to; known once it has settled.
+    written: Arc<OnceLock<Written>>,
     /// After an error, or a commit that nobody waited for.
     spent: bool,
 }
@@ -64,17 +68,18 @@ struct Job {
 impl KafkaWriter {
     pub(super) fn start(claimed: Claimed, producer: Polled<Producer>) -> Result<Self, Error> {
         let (control, asker) = (claimed.control.clone(), Arc::clone(&claimed.asker));
-        let with_others = Arc::new(OnceLock::new());
-        let unwatched = Arc::clone(&with_others);
+        let written = Arc::new(OnceLock::new());
+        let known = Arc::clone(&written);
         // One commit at a time: the next one is given only when the last one is answered.
         let (jobs, received) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name(format!("kafka-commit-{}", control.partition))
             .spawn(move || {
-                Committing { claimed, producer: Some(producer), unseen: Unseen::default(), unwatched }.run(&received);
+                let (claimed, producer, unseen) = (Arc::new(claimed), Some(producer), Unseen::default());
+                Committing { claimed, producer, unseen, written: known }.run(&received);
             })
             .map_err(|e| Error::Unavailable(format!("cannot start a thread: {e}")))?;
-        Ok(Self { jobs, control, asker, with_others, spent: false })
+        Ok(Self { jobs, control, asker, written, spent: false })
     }
 
     async fn write(&mut self, appends: Vec<Append>, claim: bool) -> Result<Vec<Offsets>, Error> {
@@ -93,13 +98,17 @@ impl KafkaWriter {
 impl Writer for KafkaWriter {
     fn settle<'a>(&'a mut self, written: &'a Written) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            self.with_others.get_or_init(|| written.with_others.clone());
+            self.written.get_or_init(|| written.clone());
             let hanging = hanging(&self.asker, written).await?;
             if hanging.is_empty() {
                 return Ok(());
             }
             let of: Vec<_> = hanging.iter().map(ToString::to_string).collect();
-            tracing::warn!(control = %self.control, ?of, "what was committed here has no end: giving it one");
+            if hanging.iter().any(|of| written.alone.contains(of)) {
+                tracing::warn!(control = %self.control, ?of, "what was committed here has no end: giving it one");
+            } else {
+                tracing::info!(control = %self.control, ?of, "somebody's transaction is open, or has no end: ending ours");
+            }
             self.write(hanging.into_iter().map(end_of).collect(), true).await.map(drop)
         }
         .boxed()
@@ -116,12 +125,11 @@ impl Writer for KafkaWriter {
 
 /// What the thread has.
 struct Committing {
-    claimed: Claimed,
+    claimed: Arc<Claimed>,
     /// `None` after a transaction was aborted, or may have been ended twice.
     producer: Option<Polled<Producer>>,
     unseen: Unseen,
-    /// Where it does not look whether commits end.
-    unwatched: Arc<OnceLock<Vec<TopicPartition>>>,
+    written: Arc<OnceLock<Written>>,
 }
 
 /// Where a transaction failed.
@@ -152,8 +160,7 @@ impl Committing {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
-            if let Some(of) = self.unseen.look(|of| self.claimed.asker.stable_end(of)) {
-                tracing::warn!(control = %self.claimed.control, %of, "a commit does not end: claiming again");
+            if !self.look_after() {
                 return self.claimed.again();
             }
         }
@@ -164,44 +171,100 @@ impl Committing {
         if !claimed && appends.iter().all(|append| append.batch.is_empty()) {
             return Ok(vec![Offsets::default(); appends.len()]);
         }
-        let seen = &self.claimed.asker.seen;
+        let held = Arc::clone(&self.claimed);
         let anew = self.producer.is_none();
         // The partition is not let go of meanwhile.
-        let _under_way = anew.then(|| self.claimed.under_way());
+        let _under_way = anew.then(|| held.under_way());
         let producer = match self.producer.take() {
             Some(producer) => producer,
-            None => claim(&self.claimed)?,
+            None => claim(&held)?,
         };
         // Whoever claims after this fences the producer; whoever claimed while it was made, in this
         // process, has dropped the handle before, and elsewhere the group has moved on, which the
         // broker looks at.
         if anew && job.reply.is_closed() {
-            return Err(Error::Fenced(format!("nobody writes to {} any more", self.claimed.control)));
+            return Err(Error::Fenced(format!("nobody writes to {} any more", held.control)));
         }
+        self.transact(producer, appends, *claimed || anew)
+    }
+
+    fn transact(
+        &mut self,
+        producer: Polled<Producer>,
+        appends: &[Append],
+        confirm: bool,
+    ) -> Result<Vec<Offsets>, Error> {
         let transaction = Transaction { producer: &producer, control: &self.claimed.control, appends };
-        match transaction.run((*claimed || anew).then_some(&self.claimed)) {
+        match transaction.run(confirm.then_some(&self.claimed)) {
             Ok((written, ending)) => {
-                for (append, written) in appends.iter().zip(&written) {
-                    let Some(last) = written.iter().max() else { continue };
-                    seen.note_commit(&append.to, Offset(last + 1));
-                    if !self.unwatched.get().is_some_and(|unwatched| unwatched.contains(&append.to)) {
-                        self.unseen.note(&append.to, Offset(last + 1));
-                    }
-                }
+                self.note(appends, &written);
                 self.producer = (ending < self.claimed.earliest_retry()).then_some(producer);
                 Ok(written.iter().map(|written| offsets(written)).collect())
             }
             Err(Failed::Before(code, at)) => {
-                let error = seen.judge(of_transaction, code, &at);
+                let error = self.claimed.asker.seen.judge(of_transaction, code, &at);
                 if matches!(error, Error::Rejected { .. }) {
-                    // So that nobody waits for it to time out. Where it fails, the next claim ends it.
-                    if let Err(error) = producer.client.abort_transaction(CALL) {
-                        tracing::debug!(%error, "aborting a refused transaction");
-                    }
+                    self.abort(&producer, appends)?;
                 }
                 Err(error)
             }
             Err(Failed::AtEnd(code)) => Err(of_end(code, &self.claimed.control)),
+        }
+    }
+
+    /// Remembers up to where was committed. An end need not be seen where others may hold it up.
+    fn note(&mut self, appends: &[Append], written: &[Vec<u64>]) {
+        for (append, written) in appends.iter().zip(written) {
+            let Some(last) = written.iter().max() else { continue };
+            if !(self.is_shared(&append.to) && is_end_of(append)) {
+                self.claimed.asker.seen.note_commit(&append.to, Offset(last + 1));
+                self.unseen.note(&append.to, Offset(last + 1));
+            }
+        }
+    }
+
+    /// Whether others may have a transaction open there.
+    fn is_shared(&self, partition: &TopicPartition) -> bool {
+        self.written.get().is_some_and(|written| written.with_others.contains(partition))
+    }
+
+    /// Ends a refused transaction, so that nobody waits for it to time out. An error means that the next
+    /// claim ends it, and that former commits may end with it.
+    fn abort(&mut self, producer: &Polled<Producer>, appends: &[Append]) -> Result<(), Error> {
+        let Claimed { control, asker, .. } = &*self.claimed;
+        if !self.unseen.have_ended(appends, |of| asker.stable_end(of)) {
+            return Err(Error::Unknown(format!("{control}: a commit has not ended, and the next one was refused")));
+        }
+        // The library waits for somebody to take the reports of what it gives up.
+        producer.client.purge(PurgeConfig::default().queue());
+        let deadline = Instant::now() + CALL;
+        while producer.client.in_flight_count() > 0 && Instant::now() < deadline {
+            take_events(producer, REPORTS, |_, _| {});
+        }
+        let unknown = |e| Error::Unknown(format!("{control}: aborting a refused transaction: {e}"));
+        producer.client.abort_transaction(CALL).map_err(unknown)
+    }
+
+    /// Looks whether commits end; `false` where that takes another claim. Where others write, too, what is
+    /// still open after an end of its own is theirs.
+    fn look_after(&mut self) -> bool {
+        let Some(of) = self.unseen.look(|of| self.claimed.asker.stable_end(of)) else { return true };
+        let control = &self.claimed.control;
+        let shared = self.is_shared(&of);
+        match self.producer.take_if(|_| shared) {
+            Some(producer) => {
+                tracing::info!(%control, %of, "a commit does not end, or somebody's transaction is open: ending ours");
+                self.unseen.forget(&of);
+                // The cursor as always first: it may hang, too, and this may be aborted.
+                let cursor = self.written.get().and_then(|written| written.alone.first().cloned());
+                let ends: Vec<_> = cursor.into_iter().chain([of]).map(end_of).collect();
+                let ended = self.transact(producer, &ends, false);
+                ended.inspect_err(|error| tracing::warn!(%error, "ending a commit: claiming again")).is_ok()
+            }
+            None => {
+                tracing::warn!(%control, %of, "a commit does not end: claiming again");
+                false
+            }
         }
     }
 }

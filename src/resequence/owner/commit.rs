@@ -29,7 +29,8 @@ impl Owner {
             let (gathered, lane_cursor) = seat.form_commit(topics);
             for append in gathered {
                 if append.to.topic == topics.ledger {
-                    ledgers.push((appends.len(), seat.lane));
+                    // Behind the cursor, too.
+                    ledgers.push((appends.len() + 1, seat.lane));
                 }
                 appends.push(append);
             }
@@ -46,7 +47,7 @@ impl Owner {
         }
         let mut builder = BatchBuilder::default();
         builder.push(Some(Role::Resequence.as_str().as_bytes()), Some(&encoded), |_| {});
-        appends.push(Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
+        appends.insert(0, Append { to: topics.cursors_resequence.partition(*control), batch: builder.finish() });
         self.due = false;
         (appends, Committing { cursor, ledgers, started: Instant::now() })
     }
