@@ -63,10 +63,10 @@ HELM_MODULE := helm.sh/helm/v3/cmd/helm@v3.22.0
 HELM_TOOLS := $(CARGO_TARGET_DIR)/helm
 
 .PHONY: helm
-helm: ## Tests of the Helm chart, where Helm or Go, and Python 3.11 with venv, are installed
+helm: ## Tests of the Helm chart and compose.yaml, where Helm or Go, and Python 3.11 with venv, are installed
 	@helm=$$(command -v helm || echo $(HELM_TOOLS)/helm); \
 	if ! { [ -x "$$helm" ] || command -v go >/dev/null; } || ! python3 -c 'import ensurepip, tomllib' 2>/dev/null; then \
-	  echo "helm: Helm or Go, or Python 3.11 with venv, is not installed, THE CHART IS NOT TESTED" >&2; exit; fi; \
+	  echo "helm: Helm or Go, or Python 3.11 with venv, is not installed, CHART AND COMPOSE ARE NOT TESTED" >&2; exit; fi; \
 	[ -x "$$helm" ] || GOBIN=$(HELM_TOOLS) go install $(HELM_MODULE); \
 	[ -x $(HELM_TOOLS)/python/bin/python ] || python3 -m venv $(HELM_TOOLS)/python; \
 	$(HELM_TOOLS)/python/bin/pip install --quiet --disable-pip-version-check -r helm/requirements.txt; \

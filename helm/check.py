@@ -4,7 +4,8 @@
 
 Every object against the Kubernetes schemas, strictly, so that a misspelt field is found; and what a
 schema cannot know: the restricted profile, probes, budgets, selectors that fit, secrets that exist,
-and, where the program is named, that it takes the configuration with what the chart sets over it.
+and, where the program is named, that it takes the arguments of each container and the configuration
+with what the chart sets over it. The same for the services of compose.yaml.
 """
 
 import pathlib
@@ -17,6 +18,8 @@ import kubernetes_validate
 import yaml
 
 CHART = pathlib.Path(__file__).parent
+DOCKERFILE = CHART.parent / "Dockerfile"
+COMPOSE = CHART.parent / "compose.yaml"
 HELM = sys.argv[1] if len(sys.argv) > 1 else "helm"
 SERIATIM = sys.argv[2] if len(sys.argv) > 2 else None
 # The oldest that the chart takes, and the newest that the package of schemas has.
@@ -93,20 +96,41 @@ def check_role(one, values):
     return role, labels
 
 
-def check_config(one, known):
-    """The program with a container's variables and its file, asked what is in effect."""
-    container = one["spec"]["template"]["spec"]["containers"][0]
-    env = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
-    volumes = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
-    config = known[f"ConfigMap/{volumes['config']['configMap']['name']}"]["data"]["seriatim.toml"]
+def taken(what, args, env, config=""):
+    """The configuration in effect in a container, if the program takes it and its arguments."""
+    env = {**env, "COLUMNS": "100"}
+    # What stands before --help is parsed as it is without it, and nothing is done.
+    done = subprocess.run([SERIATIM, *args, "--help"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{what}: {done.stderr}"
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(config)
         file.flush()
         env["SERIATIM_CONFIG"] = file.name
         done = subprocess.run([SERIATIM, "check", "--dump"], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{name(one)}: {done.stderr}"
+    assert done.returncode == 0, f"{what}: {done.stderr}"
     dumped = tomllib.loads(done.stdout)
-    assert dumped["ingress"]["http"] == "0.0.0.0:8080" and dumped["admin"]["listen"] == "0.0.0.0:8090"
+    assert dumped["ingress"]["http"] == "0.0.0.0:8080" and dumped["admin"]["listen"] == "0.0.0.0:8090", what
+    return dumped
+
+
+def check_config(one, known):
+    container = one["spec"]["template"]["spec"]["containers"][0]
+    env = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
+    volumes = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
+    config = known[f"ConfigMap/{volumes['config']['configMap']['name']}"]["data"]["seriatim.toml"]
+    taken(name(one), container["args"], env, config)
+
+
+def check_compose():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    ours = {service: one for service, one in services.items() if one["image"] == "seriatim"}
+    assert set(ours) == {"topics", *ROLES}
+    variables = next(line for line in DOCKERFILE.read_text().splitlines() if line.startswith("ENV SERIATIM_"))
+    image = dict(variable.split("=", 1) for variable in variables.split()[1:])
+    for service, one in ours.items():
+        dumped = taken(f"compose.yaml, {service}", one["command"], {**image, **one["environment"]})
+        drain, stop = dumped["process"]["drain"], one["stop_grace_period"]
+        assert int(stop.removesuffix("s")) > int(drain.removesuffix("s")), "it is killed before it has drained"
 
 
 def check(objects, values):
@@ -161,6 +185,9 @@ def main():
         done = helm("template", "shop", str(CHART), "--kube-version", VERSIONS[0], *arguments)
         assert done.returncode != 0 and word in done.stderr, f"{arguments} is not refused: {done.stderr}"
     print(f"{len(REFUSED)} sets of wrong values are refused")
+    if SERIATIM:
+        check_compose()
+        print("compose.yaml: the program takes what its services are given")
     sys.exit(1 if failures else 0)
 
 
