@@ -3,6 +3,8 @@
 
 #[path = "support/kafka.rs"]
 mod kafka_cluster;
+#[path = "kafka_engine/reading.rs"]
+mod reading;
 #[path = "kafka_engine/words.rs"]
 mod words;
 

@@ -86,8 +86,10 @@ impl Properties {
             ("fetch.wait.max.ms", if pace == Pace::Lookup { "2" } else { "50" }),
             ("fetch.queue.backoff.ms", "20"),
             ("fetch.error.backoff.ms", "100"),
+            // Of each partition, besides what its reader holds: enough for the time that librdkafka takes to
+            // notice that there is less, and with one reply more at most twice what most readers hold.
             ("queued.min.messages", "10000"),
-            ("queued.max.messages.kbytes", "8192"),
+            ("queued.max.messages.kbytes", "1024"),
             ("fetch.max.bytes", "8388608"),
             ("check.crcs", "true"),
         ];

@@ -1,8 +1,8 @@
 //! Reading: clients that fetch for many readers, each polled by a thread of its own.
 //!
-//! A partition that a reader has no more room for is taken off the client, and put back at the
-//! offset to go on from. Pausing would be cheaper by a list operation, but throws away what was
-//! fetched just as well, and a pause can get lost in the library when assignments change; a
+//! Each partition has a queue of its own in the library, of which the thread takes as much as the reader
+//! has room for. Nobody else waits for that one, and what is left is not fetched again. Pausing would
+//! throw away what was fetched, and a pause can get lost in the library when assignments change; a
 //! partition that is assigned from an offset has no other state.
 //!
 //! A client can hold a partition once, so a second reader of the same partition goes to another; `turns`
@@ -12,41 +12,23 @@
 //! waits for its end. So who looks something up and goes again is served by clients whose requests
 //! hardly wait, and who follows a partition's end by others whose requests do.
 
+mod fetching;
 mod orders;
+mod slot;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::Consumer as _;
-use rdkafka::types::RDKafkaErrorCode as Code;
-
-use super::client::{Properties, log_line};
-use super::errors::{Meaning, meaning, partition};
+use super::client::Properties;
 use super::feed::Feed;
-use super::native::{Consumer, Fetched, Kind, Polled};
-use super::settle;
+use super::native::{Consumer, Polled};
 use super::turns::{BRIEFLY, Turn, Turns};
-use crate::log::{Error, Topic, TopicPartition};
-use crate::record::{BatchBuilder, Offset, Timestamp};
-use orders::{Orders, Taken};
+use crate::log::{Error, TopicPartition};
+use fetching::Fetching;
+use orders::Orders;
 
 /// Readers of a kind are spread over so many clients before they share; each has its own connections.
 const SPREAD: usize = 2;
-
-/// How long a client first asks for a topic's leaders. Without, its first fetch would wait for the
-/// library's next look, once a second.
-const LEADERS: Duration = Duration::from_secs(2);
-
-/// How long a thread waits at once; orders wake it.
-const POLL: Duration = Duration::from_millis(200);
-
-/// So many events are taken before readers are told: a few milliseconds of work.
-const TURN: usize = 4_096;
-
-/// A batch of records for a reader has so many bytes at most, unless a single record has more.
-const BATCH: usize = 256 << 10;
 
 /// The clients that fetch.
 pub(super) struct Fetchers {
@@ -166,229 +148,4 @@ impl Fetcher {
         self.orders.leave(of);
         self.waker.wake();
     }
-}
-
-/// What the thread knows.
-struct Fetching {
-    client: Arc<Polled<Consumer>>,
-    slots: BTreeMap<TopicPartition, Slot>,
-    /// Finds a record's slot without its topic's name.
-    sources: HashMap<(usize, i32), TopicPartition>,
-    /// Topics of which the client has asked for the leaders.
-    known: BTreeSet<Topic>,
-    /// Those of which something is to be handed over.
-    touched: Vec<TopicPartition>,
-}
-
-/// A partition that is assigned to the client.
-struct Slot {
-    feed: Arc<Feed>,
-    /// The next record has this offset at least.
-    next: Offset,
-    room: usize,
-    builder: BatchBuilder,
-    base: (Offset, Timestamp),
-    /// A record was taken since the assignment, so that the client's position is that of this one.
-    seen: bool,
-    /// A record was passed over because the reader had no room: fetch it again before anything later.
-    passed_over: bool,
-    touched: bool,
-}
-
-impl Fetching {
-    fn new(client: Arc<Polled<Consumer>>) -> Self {
-        Self { client, slots: BTreeMap::new(), sources: HashMap::new(), known: BTreeSet::new(), touched: Vec::new() }
-    }
-
-    /// Until the handle is dropped.
-    fn run(mut self, orders: &Taken) {
-        while let Some(changes) = orders.next() {
-            for (of, feed) in changes {
-                match feed {
-                    Some(feed) => self.fetch(feed),
-                    None => self.leave(&of),
-                }
-            }
-            let drained = self.take_events();
-            self.hand_over(drained);
-        }
-    }
-
-    fn fetch(&mut self, feed: Arc<Feed>) {
-        if feed.is_closed() || self.slots.get(&feed.of).is_some_and(|slot| Arc::ptr_eq(&slot.feed, &feed)) {
-            return;
-        }
-        self.leave(&feed.of);
-        if self.known.insert(feed.of.topic.clone()) {
-            // Where nobody answers, the library goes on asking by itself.
-            drop(self.client.client.fetch_metadata(Some(feed.of.topic.as_str()), LEADERS));
-        }
-        let next = feed.next();
-        if let Err(error) = self.client.client.incremental_assign(&list(&feed.of, Some(next))) {
-            tracing::warn!(of = %feed.of, %error, "cannot begin to fetch");
-            return feed.fail(super::errors::code(&error));
-        }
-        self.slots.insert(feed.of.clone(), Slot::new(feed, next));
-    }
-
-    fn leave(&mut self, of: &TopicPartition) {
-        if self.slots.remove(of).is_none() {
-            return;
-        }
-        self.sources.clear();
-        if let Err(error) = self.client.client.incremental_unassign(&list(of, None)) {
-            tracing::warn!(%of, %error, "cannot cease to fetch");
-        }
-    }
-
-    /// Returns whether there is nothing more for now.
-    fn take_events(&mut self) -> bool {
-        let client = Arc::clone(&self.client);
-        let mut timeout = POLL;
-        for _ in 0..TURN {
-            let Some(event) = client.poll(timeout) else { return true };
-            timeout = Duration::ZERO;
-            match event.kind() {
-                Kind::Record(record) => self.record(record),
-                Kind::Failed { code, reason, at: Some((topic, number, offset)), .. } => {
-                    let of = Topic::from(topic).partition(partition(number));
-                    self.failed(&of, code, &reason, u64::try_from(offset).ok().map(Offset));
-                }
-                Kind::Failed { code, reason, at: None, .. } => tracing::debug!(%code, reason, "fetching"),
-                Kind::Log { level, text } => log_line(level, &text),
-                Kind::Reports(_) | Kind::Rebalance { .. } | Kind::Other => {}
-            }
-        }
-        false
-    }
-
-    fn record(&mut self, record: Fetched<'_>) {
-        let of = self.sources.entry(record.source()).or_insert_with(|| {
-            let (_, number) = record.source();
-            Topic::from(record.topic()).partition(partition(number))
-        });
-        let Some(slot) = self.slots.get_mut(of) else { return };
-        if !std::mem::replace(&mut slot.touched, true) {
-            self.touched.push(of.clone());
-        }
-        slot.take(record);
-    }
-
-    fn failed(&mut self, of: &TopicPartition, code: Code, reason: &str, offset: Option<Offset>) {
-        let Some(slot) = self.slots.get_mut(of) else { return };
-        if code == Code::PartitionEOF {
-            slot.pass_to(offset.unwrap_or(slot.next));
-            if !std::mem::replace(&mut slot.touched, true) {
-                self.touched.push(of.clone());
-            }
-            return;
-        }
-        match meaning(code) {
-            Meaning::Away | Meaning::Rebalancing | Meaning::Unsent => {
-                tracing::debug!(%of, %code, reason, "fetching");
-                return;
-            }
-            // A topic that has just been made is not known everywhere yet.
-            Meaning::Missing if code == Code::UnknownTopicOrPartition => {
-                tracing::debug!(%of, reason, "fetching");
-                return;
-            }
-            Meaning::Refused
-            | Meaning::Missing
-            | Meaning::Fenced
-            | Meaning::Stale
-            | Meaning::OutOfRange
-            | Meaning::Broken => {}
-        }
-        slot.flush();
-        slot.feed.fail(code);
-        self.leave(of);
-    }
-
-    fn hand_over(&mut self, drained: bool) {
-        for of in std::mem::take(&mut self.touched) {
-            let Some(slot) = self.slots.get_mut(&of) else { continue };
-            // Markers behind the last record are passed only when everything was taken.
-            if drained && slot.seen {
-                let number = i32::try_from(of.partition.0).unwrap_or(i32::MAX);
-                slot.pass_to(self.client.position(of.topic.as_str(), number).map_or(slot.next, Offset));
-            }
-            let full = slot.flush();
-            if full || slot.passed_over {
-                let feed = Arc::clone(&slot.feed);
-                self.leave(&of);
-                // Where the reader has made room in the meantime, it will not ask again.
-                if !full {
-                    self.fetch(feed);
-                }
-            }
-        }
-    }
-}
-
-impl Slot {
-    fn new(feed: Arc<Feed>, next: Offset) -> Self {
-        Self {
-            next,
-            room: feed.room(),
-            builder: BatchBuilder::default(),
-            base: (next, Timestamp(0)),
-            seen: false,
-            passed_over: false,
-            touched: false,
-            feed,
-        }
-    }
-
-    fn take(&mut self, record: Fetched<'_>) {
-        self.passed_over |= self.room == 0;
-        let offset = Offset(record.offset());
-        if self.passed_over || offset < self.next {
-            return;
-        }
-        self.seen = true;
-        if settle::is_end(&record) {
-            self.next = offset.next();
-            return;
-        }
-        let at = (offset, Timestamp(record.timestamp()));
-        if self.builder.is_empty() {
-            self.base = at;
-        }
-        self.builder.push_at(self.base, at, record.key(), record.value(), |headers| record.headers(headers));
-        self.next = offset.next();
-        self.room = self.room.saturating_sub(record.size().max(1));
-        if self.builder.size() >= BATCH {
-            let batch = self.builder.finish_at(self.base.0, self.base.1);
-            self.feed.put([batch], self.next);
-            self.room = self.room.min(self.feed.room());
-        }
-    }
-
-    /// There is nothing below `offset` that was not taken.
-    fn pass_to(&mut self, offset: Offset) {
-        if !self.passed_over {
-            self.next = self.next.max(offset);
-        }
-    }
-
-    /// Hands over what there is; returns whether the reader is full.
-    fn flush(&mut self) -> bool {
-        self.touched = false;
-        let batch = (!self.builder.is_empty()).then(|| self.builder.finish_at(self.base.0, self.base.1));
-        let full = self.feed.put(batch, self.next);
-        self.room = self.feed.room();
-        full
-    }
-}
-
-fn list(of: &TopicPartition, from: Option<Offset>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(1);
-    let number = i32::try_from(of.partition.0).unwrap_or(i32::MAX);
-    let mut element = list.add_partition(of.topic.as_str(), number);
-    if let Some(from) = from {
-        let from = rdkafka::Offset::Offset(i64::try_from(from.0).unwrap_or(i64::MAX));
-        element.set_offset(from).expect("an absolute offset is valid");
-    }
-    list
 }

@@ -2,20 +2,23 @@
 //!
 //! The wrapper panics at header names that are no UTF-8, which anyone may send; it drops the topic,
 //! partition and offset of a partition's errors and ends; and it does not tell a group's
-//! generation. So events are taken from the queue and records put into it here. This is the only
-//! file of the crate with `unsafe` in it.
+//! generation. So events are taken from queues and records put into them here. This module is the
+//! only one of the crate with `unsafe` in it.
 #![allow(unsafe_code, reason = "librdkafka is a C library, and its wrapper lacks what is here")]
+
+mod apart;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka_sys as sys;
+
+pub(super) use self::apart::PartitionQueue;
 
 use super::client::Context;
 use crate::record::{HeaderWriter, RecordRef};
@@ -65,6 +68,13 @@ unsafe impl Send for QueueHandle {}
 // SAFETY: as above; all its functions lock.
 unsafe impl Sync for QueueHandle {}
 
+fn poll(queue: &QueueHandle, timeout: Duration) -> Option<Event<'_>> {
+    let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: the queue lives; the event is ours until `Event` destroys it.
+    let event = unsafe { sys::rd_kafka_queue_poll(queue.0.as_ptr(), millis) };
+    NonNull::new(event).map(|event| Event { event, of: PhantomData })
+}
+
 /// A client with its event queue. Fields are dropped in order: the queue before the client.
 pub(super) struct Polled<C> {
     queue: QueueHandle,
@@ -79,10 +89,7 @@ impl<C: Client> Polled<C> {
 
     /// Waits for the next event. Blocks for so long at most, to whole milliseconds.
     pub(super) fn poll(&self, timeout: Duration) -> Option<Event<'_>> {
-        let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the queue lives as long as `self`; the event is ours until `Event` destroys it.
-        let event = unsafe { sys::rd_kafka_queue_poll(self.queue.0.as_ptr(), millis) };
-        NonNull::new(event).map(|event| Event { event, of: PhantomData })
+        poll(&self.queue, timeout)
     }
 
     /// Ends the wait of whoever polls now, or else next.
@@ -114,17 +121,6 @@ impl Polled<Consumer> {
             sys::rd_kafka_consumer_group_metadata_destroy(metadata);
             (generation, member)
         }
-    }
-
-    /// The offset after the last record or marker that was taken from the queue, `None` where
-    /// nothing was since the partition was assigned.
-    pub(super) fn position(&self, topic: &str, partition: i32) -> Option<u64> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(topic, partition);
-        // SAFETY: client and list live; the list is only written to during the call.
-        unsafe { sys::rd_kafka_position(self.client.native(), list.ptr()) };
-        let offset = list.find_partition(topic, partition)?.offset().to_raw()?;
-        u64::try_from(offset).ok()
     }
 }
 
@@ -265,12 +261,12 @@ impl Drop for Event<'_> {
 pub(super) enum Kind<'a> {
     Record(Fetched<'a>),
     Reports(Reports<'a>),
-    /// Of a partition where `at` says so, with the offset concerned.
+    /// With the offset concerned, where it is about a partition.
     Failed {
         code: Code,
         fatal: bool,
         reason: String,
-        at: Option<(String, i32, i64)>,
+        offset: Option<i64>,
     },
     Rebalance {
         assigned: bool,
@@ -326,26 +322,24 @@ impl Event<'_> {
             let fatal = sys::rd_kafka_event_error_is_fatal(event) != 0;
             let reason = text(sys::rd_kafka_event_error_string(event));
             let partition = sys::rd_kafka_event_topic_partition(event);
-            let at = partition.as_ref().map(|p| (text(p.topic), p.partition, p.offset));
+            let offset = partition.as_ref().map(|p| p.offset);
             if !partition.is_null() {
                 sys::rd_kafka_topic_partition_destroy(partition);
             }
-            Kind::Failed { code, fatal, reason, at }
+            Kind::Failed { code, fatal, reason, offset }
         }
     }
 }
 
 /// # Safety
 ///
-/// The message has to be valid for `'a`.
+/// The message has to be one of librdkafka's, and valid for `'a`.
 unsafe fn fetched(message: &sys::rd_kafka_message_t) -> Kind<'_> {
     let code = Code::from(message.err);
     if code == Code::NoError {
         return Kind::Record(Fetched { message });
     }
-    // SAFETY: a message of a partition names its topic.
-    let topic = unsafe { text(sys::rd_kafka_topic_name(message.rkt)) };
-    Kind::Failed { code, fatal: false, reason: code.to_string(), at: Some((topic, message.partition, message.offset)) }
+    Kind::Failed { code, fatal: false, reason: code.to_string(), offset: Some(message.offset) }
 }
 
 /// # Safety
@@ -375,16 +369,6 @@ pub(super) struct Fetched<'a> {
 }
 
 impl<'a> Fetched<'a> {
-    /// Equal for records of one partition while it stays assigned.
-    pub(super) fn source(&self) -> (usize, i32) {
-        (self.message.rkt.addr(), self.message.partition)
-    }
-
-    pub(super) fn topic(&self) -> &'a str {
-        // SAFETY: the topic lives as long as the message. Kafka's topic names are ASCII.
-        unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(self.message.rkt)) }.to_str().unwrap_or_default()
-    }
-
     pub(super) fn offset(&self) -> u64 {
         // Records that were stored have one; nothing below 0 is handed out.
         u64::try_from(self.message.offset).unwrap_or_default()
