@@ -329,12 +329,17 @@ impl Shared {
         let Some(starved) = starved.filter(|starved| api == Api::Fetch as i16 && number < starved.below) else {
             return;
         };
-        let Some(at) = frame.windows(16).position(|id| id == starved.topic) else { return };
-        let count = usize::from(frame[at + 16]).saturating_sub(1);
-        for index in 0..count {
-            let Some(partition) = frame[at + 17 + index * PARTITION..].get_mut(..PARTITION) else { return };
-            if partition[..4] == starved.partition.to_be_bytes() {
-                partition[..4].copy_from_slice(&NO_PARTITION.to_be_bytes());
+        // A request names a topic more than once where partitions of others come in between.
+        let named = |(at, id): (usize, &[u8])| (id == starved.topic).then_some(at);
+        let places: Vec<usize> = frame.windows(16).enumerate().filter_map(named).collect();
+        for at in places {
+            let count = usize::from(frame[at + 16]).saturating_sub(1);
+            for index in 0..count {
+                let part = at + 17 + index * PARTITION;
+                let Some(partition) = frame.get_mut(part..part + PARTITION) else { break };
+                if partition[..4] == starved.partition.to_be_bytes() {
+                    partition[..4].copy_from_slice(&NO_PARTITION.to_be_bytes());
+                }
             }
         }
     }
