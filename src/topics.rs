@@ -200,4 +200,17 @@ mod tests {
         }
         assert_eq!(topics.lanes_of(Partition(1)).collect::<Vec<_>>(), [1, 3, 5].map(Partition));
     }
+
+    #[test]
+    fn what_both_roles_write_to_is_shared_and_cursors_come_first() {
+        let (topics, control) = (topics(), Partition(1));
+        let (owner, deliverer) = (topics.written_by_owner(control), topics.written_by_deliverer(control));
+        assert_eq!(owner.alone[0], topics.cursors_resequence.partition(control));
+        assert_eq!(deliverer.alone, [topics.cursors_deliver.partition(control)]);
+        let all = |written: Written| written.alone.into_iter().chain(written.with_others).collect::<BTreeSet<_>>();
+        let shared: BTreeSet<_> = owner.with_others.iter().cloned().collect();
+        let both: BTreeSet<_> = all(owner).intersection(&all(deliverer.clone())).cloned().collect();
+        assert_eq!(both, deliverer.with_others.into_iter().collect());
+        assert!(both.is_subset(&shared));
+    }
 }

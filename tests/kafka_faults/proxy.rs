@@ -89,6 +89,8 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     held: Mutex<Vec<Vec<u8>>>,
     forgotten: Forgotten,
+    /// The requests that announced partitions of transactions.
+    announced: Mutex<Vec<Vec<u8>>>,
     /// How many requests suffered something.
     done: Mutex<u32>,
 }
@@ -149,6 +151,11 @@ impl Proxy {
         let below = *self.shared.connections.lock().expect("nobody panics with it");
         let starved = Starved { topic: topic.to_be_bytes(), partition, below };
         *self.shared.starved.lock().expect("nobody panics with it") = Some(starved);
+    }
+
+    /// The requests so far that announced to which partitions a transaction will write.
+    pub(crate) fn announced(&self) -> Vec<Vec<u8>> {
+        self.shared.announced.lock().expect("nobody panics with it").clone()
     }
 
     /// From now on what is committed to a topic hangs. For a proxy between brokers.
@@ -250,6 +257,9 @@ async fn requests(
         let mut frame = read_frame(from).await?;
         let api = frame.get(4..6).map_or(-1, |api| i16::from_be_bytes([api[0], api[1]]));
         shared.starve(&mut frame, api, number);
+        if api == Api::AddPartitionsToTxn as i16 {
+            shared.announced.lock().expect("nobody panics with it").push(frame.clone());
+        }
         let mut replies = VecDeque::from([Reply::Pass]);
         match shared.fault(api) {
             None if api == Api::WriteTxnMarkers as i16 => {

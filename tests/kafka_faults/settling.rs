@@ -213,3 +213,26 @@ async fn f41_a_commit_that_hangs_where_strangers_write_is_ended_by_its_writer() 
     heard(&mut *owner.member, input.stable(&owner.log, 6)).await;
     assert_eq!(owner.values(&input).await, ["strange", "ours", "strange, too"]);
 }
+
+/// A commit that is aborted in part loses its cursor first: see `log::kafka::settle`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f41_the_partition_of_the_first_append_is_announced_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it listens").port().to_string();
+    let cluster = Cluster::start(&["--proxy", &port]);
+    // It has a runtime of its own, which must not end in this one.
+    let proxy = std::mem::ManuallyDrop::new(Proxy::start(listener, cluster.behind_proxy()));
+    let mut properties = cluster.properties();
+    properties.insert("bootstrap.servers".to_owned(), format!("127.0.0.1:{port}"));
+    let log = words::connect(properties).await.expect("the broker is there");
+    let (cursor, output) = (Place::new(&log, "z-cursor").await, Place::new(&log, "a-output").await);
+    let (_member, mut writer) = cursor.sole_writer(&log, "announcing").await;
+    // While these are put into its queue, the library announces what it has.
+    let many = vec!["x"; 100_000];
+    let appends = vec![to(&cursor.0, &["1"]), to(&output.0, &many)];
+    writer.commit(appends).await.expect("it is the last to claim");
+    let announced = proxy.announced();
+    let names = |frame: &Vec<u8>, name: &[u8]| frame.windows(name.len()).any(|there| there == name);
+    assert!(names(&announced[0], b"z-cursor"), "{announced:?}");
+    assert!(announced.iter().any(|frame| names(frame, b"a-output")), "{announced:?}");
+}

@@ -201,4 +201,35 @@ mod tests {
         tokio::time::advance(OVERDUE).await;
         assert_eq!(unseen.look(|_| panic!("all have ended")), None);
     }
+
+    #[test]
+    fn only_what_is_written_to_again_has_to_have_ended() {
+        let of = |number| Topic::from("t").partition(Partition(number));
+        let mut unseen = Unseen::default();
+        unseen.note(&of(0), Offset(5));
+        unseen.note(&of(1), Offset(7));
+        assert!(unseen.have_ended(&[end_of(of(2))], |_| panic!("nothing was committed there")));
+        let looks = std::cell::Cell::new(0);
+        let at_the_third = |at: &TopicPartition| {
+            assert_eq!(*at, of(0));
+            looks.set(looks.get() + 1);
+            // Nobody answers at first.
+            [None, Some(Offset(4)), Some(Offset(5))][looks.get() - 1]
+        };
+        assert!(unseen.have_ended(&[end_of(of(0))], at_the_third));
+        assert!(unseen.have_ended(&[end_of(of(0))], |_| panic!("it has ended")));
+        assert!(!unseen.have_ended(&[end_of(of(0)), end_of(of(1))], |_| Some(Offset(6))));
+        unseen.forget(&of(1));
+        assert!(unseen.have_ended(&[end_of(of(1))], |_| panic!("it is not looked at any more")));
+    }
+
+    #[test]
+    fn an_end_is_told_from_what_it_ends() {
+        let p = Topic::from("t").partition(Partition(0));
+        assert!(is_end_of(&end_of(p.clone())));
+        let mut builder = BatchBuilder::default();
+        builder.push(Some(KEY), Some(b"value"), |_| {});
+        builder.push(None, None, |_| {});
+        assert!(!is_end_of(&Append { to: p, batch: builder.finish() }));
+    }
 }
