@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::checker::{Checker, RECOVERY};
-use crate::feed;
+use crate::feed::{self, Feed};
 use crate::proxy::{Api, Fault, Proxy};
 use crate::rig::{Process, Rig, wait_for};
 
@@ -94,6 +94,28 @@ impl Hanging {
         assert_eq!(code, Some(0), "{text}");
         drop((self.work, self.owner));
     }
+}
+
+/// All commits of a while hang, each in what the next one ends or does not; then their owner dies, perhaps
+/// in the middle of one. The next claim aborts that, and with it what hangs there, and settles the rest.
+#[test]
+fn f41_an_owner_dies_whose_last_commits_all_hang() {
+    let mut hanging = Hanging::start();
+    let feed = Feed::start(&hanging.rig, 400);
+    let topics = ["cursors.resequence", "ledger", "output"].map(|topic| hanging.rig.topic(topic));
+    let mut random = fastrand::Rng::with_seed(41);
+    for round in 1..=3 {
+        topics.iter().for_each(|topic| hanging.proxy.forget_markers(topic));
+        hanging.proxy.wait_until_forgotten(&topics[0], random.u32(1..20));
+        hanging.owner.take().expect("it runs").kill();
+        topics.iter().for_each(|topic| hanging.proxy.remember_markers(topic));
+        let owner = hanging.rig.run(&format!("owner-{round}"), "resequence");
+        hanging.checker.more(200);
+        hanging.owner = Some(owner);
+    }
+    feed.stop();
+    hanging.checker.finish();
+    hanging.goes_on();
 }
 
 #[test]

@@ -163,10 +163,15 @@ impl Proxy {
         self.shared.forgotten.add(topic);
     }
 
+    /// Waits until the markers of so many transactions were forgotten.
+    pub(crate) fn wait_until_forgotten(&self, topic: &str, count: u32) {
+        let forgotten = || (self.shared.forgotten.times(topic) >= count).then_some(());
+        wait_for(RECOVERY, forgotten, || format!("no {count} markers for {topic} come"));
+    }
+
     /// Waits until some were forgotten. What hangs stays so; what is committed from now on does not.
     pub(crate) fn remember_markers(&self, topic: &str) {
-        let forgotten = || (self.shared.forgotten.times(topic) > 0).then_some(());
-        wait_for(RECOVERY, forgotten, || format!("no marker for {topic} comes"));
+        self.wait_until_forgotten(topic, 1);
         self.shared.forgotten.remove(topic);
     }
 
