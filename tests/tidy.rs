@@ -1,6 +1,8 @@
 //! Layering and style, held by a test: what may use what, how long things may be, what is not to
 //! be used and why. Each rule comes with a piece of code that breaks it, so that it can fail.
 
+#[path = "tidy/faults.rs"]
+mod faults;
 #[path = "tidy/image.rs"]
 mod image;
 #[path = "tidy/rules.rs"]
