@@ -25,6 +25,8 @@ mod proxy;
 mod rig;
 #[path = "kafka_faults/settling.rs"]
 mod settling;
+#[path = "kafka_faults/strangers.rs"]
+mod strangers;
 #[path = "kafka_engine/words.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod words;
@@ -181,32 +183,6 @@ fn f23_a_lane_whose_output_is_behind_the_cursor_stands_still_and_the_other_goes_
     checker.until(49 + 100);
     assert_eq!(checker.sources(0), (0..49).collect::<Vec<_>>());
     assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
-}
-
-#[test]
-fn f28_transactions_aborted_and_deleted_records_leave_holes() {
-    let rig = Rig::new(&[]);
-    feed::write(&rig, 50);
-    feed::write_in_transactions(&rig, 20);
-    let checker = Checker::start(&rig);
-    let _work = rig.run("work", "work");
-    let owner = rig.run("owner-0", "resequence");
-    assert_eq!(checker.finish(), 150);
-    owner.kill();
-    feed::write_in_transactions(&rig, 21);
-    let _owner = rig.run("owner-1", "resequence");
-    assert_eq!(checker.finish(), 260);
-}
-
-#[test]
-fn f28_a_hole_of_a_million_offsets_is_passed_at_once() {
-    let rig = Rig::new(&[]);
-    let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
-    let checker = Checker::start(&rig);
-    feed::write(&rig, 50);
-    feed::abort(&rig, 1_000_000);
-    feed::write(&rig, 50);
-    assert_eq!(checker.finish(), 100);
 }
 
 #[test]

@@ -93,6 +93,30 @@ pub(crate) fn abort(into: &Rig, count: u64) {
     producer.abort_transaction(PATIENCE).expect("it is open");
 }
 
+/// A transaction with a message for each lane, which ends when it is told to.
+pub(crate) struct Open(BaseProducer);
+
+impl Open {
+    pub(crate) fn start(into: &Rig) -> Self {
+        let producer: BaseProducer = into
+            .client()
+            .set("transactional.id", "somebody-slow")
+            // Longer than anything in a test takes.
+            .set("transaction.timeout.ms", "300000")
+            .create()
+            .expect("the brokers are there");
+        producer.init_transactions(PATIENCE).expect("nobody else has this id");
+        producer.begin_transaction().expect("none is open");
+        send(&producer, &into.topic("input"), 0..u64::try_from(LANES).expect("a few"));
+        settle(&producer);
+        Self(producer)
+    }
+
+    pub(crate) fn commit(self) {
+        self.0.commit_transaction(PATIENCE).expect("it is open");
+    }
+}
+
 /// Writes one message to a lane.
 pub(crate) fn write_one(into: &Rig, lane: i32, body: &str) {
     let (producer, topic) = (producer(&into.client()), into.topic("input"));
