@@ -161,7 +161,7 @@ pub async fn take_over<C: State>(
         .ok_or_else(|| log::Error::Damaged("the log acknowledged a claim without its offset".to_owned()))?;
     let epoch = Epoch(claimed_at.0.max(cursor.epoch().0 + 1));
     metrics::owner(role).takeovers.inc();
-    tracing::info!(partition = %cursors.partition, epoch = epoch.0, "taken over");
+    tracing::info!(control = %cursors.partition, epoch = epoch.0, "taken over");
     Ok(TakenOver { writer, epoch, cursor, claimed_at, empty: why_empty })
 }
 

@@ -246,7 +246,7 @@ where
                 self.failed(partition, &end.and_then(Result::err).unwrap_or_else(unasked))
             }
             SeatState::LettingGo { run, .. } if run == ended => {
-                tracing::info!(%partition, "let go");
+                tracing::info!(control = %partition, "let go");
                 self.seats.remove(&partition);
                 Ok(())
             }
@@ -264,7 +264,7 @@ where
         }
         let Some(failures) = self.seats.get(&partition).map(|seat| seat.failures) else { return Ok(()) };
         let pause = self.pause(failures);
-        tracing::warn!(%partition, %error, ?pause, "taking over again");
+        tracing::warn!(control = %partition, %error, ?pause, "taking over again");
         let state = SeatState::Waiting { until: Instant::now() + pause };
         self.seats.insert(partition, Seat { failures: failures.saturating_add(1), state });
         Ok(())
@@ -324,7 +324,7 @@ where
             |seat: &Seat| matches!(seat.state, SeatState::LettingGo { until: Some(until), .. } if until <= now);
         let overdue: Vec<_> = self.seats.iter().filter(|(_, seat)| overdue(seat)).map(|(p, _)| *p).collect();
         for partition in overdue {
-            tracing::warn!(%partition, "did not let go in time, abandoned");
+            tracing::warn!(control = %partition, "did not let go in time, abandoned");
             self.drop_seat(partition);
         }
     }
