@@ -181,6 +181,10 @@ fn errors_say_what_where_and_what_to_do() {
         ("work.deadline = '30s'", "config:1:6: work.deadline: 30s is not longer than work.timeout, which is 30s"),
         ("log.control_partitions = 2", "config:1:5: log.control_partitions: 2 is more than log.partitions, which is 1"),
         ("log.partitions = 5000", "config:1:5: log.partitions: 5000 lanes and 1 destinations do not fit"),
+        (
+            "log.kafka = { 'bootstrap.servers' = 'k:9092', 'transaction.timeout.ms' = 10001 }",
+            "log.kafka: transaction.timeout.ms is 10001, but it is how long a frozen process holds up readers",
+        ),
         ("log = { embedded = 'a', kafka = {} }", "config:1:25: log.kafka: log.embedded is given, too"),
         ("admin.listen = '127.0.0.1:8080'", "config:1:7: admin.listen: is the address of ingress.http, too"),
         ("order.memory = '1KiB'", "config:1:7: order.memory: 1KiB cannot hold one message"),

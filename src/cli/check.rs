@@ -8,7 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Exit;
+use super::topics::shared;
 use crate::log::embedded::{Embedded, nearly_full};
+use crate::log::kafka;
 use crate::process::config::{Address, Config};
 use crate::process::{self, Engine, secret};
 use crate::topics::Difference;
@@ -126,22 +128,43 @@ impl Findings {
 
     /// Asks the brokers; where they answer, the topics are looked at, too.
     fn kafka(&mut self, config: &Config) {
+        let properties = config.log.kafka.as_ref();
+        if let Some(reason) = properties.and_then(|properties| kafka::advice(&properties.0)) {
+            self.warning("log.kafka", reason);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let look = async { Engine::open(config).await?.findings(&config.topics()).await };
         let findings = match runtime.map(|runtime| runtime.block_on(look)) {
             Ok(Ok(findings)) => findings,
-            Ok(Err(error)) => return self.error("log.kafka", error.to_string()),
+            Ok(Err(error)) => {
+                let reason = error.to_string();
+                // Where a property is wrong the engine names the key itself.
+                return self.error("log.kafka", reason.strip_prefix("log.kafka: ").unwrap_or(&reason));
+            }
             Err(error) => return self.error("log.kafka", format!("cannot look: {error}")),
         };
         let missing = findings.iter().filter(|finding| finding.partitions.is_none()).count();
         if missing > 0 {
             self.error("log.kafka", format!("{missing} topics are missing; `seriatim topics apply` creates them"));
         }
-        for process::Finding { wanted, differences, .. } in findings {
-            for Difference { refused, reason } in differences {
-                let reason = format!("topic {}: {reason}", wanted.topic);
-                if refused { self.error("log.kafka", reason) } else { self.warning("log.kafka", reason) }
+        self.topics(&findings);
+    }
+
+    /// What is otherwise with topics that are there.
+    fn topics(&mut self, findings: &[process::Finding]) {
+        let there: Vec<_> = findings.iter().filter(|finding| finding.partitions.is_some()).collect();
+        let shared = shared(there.iter().map(|finding| finding.differences.as_slice()));
+        let mut tell = |of: String, Difference { refused, reason }: &Difference| {
+            let reason = format!("{of}: {reason}");
+            if *refused { self.error("log.kafka", reason) } else { self.warning("log.kafka", reason) }
+        };
+        for process::Finding { wanted, differences, .. } in there {
+            for difference in differences.iter().filter(|difference| !shared.contains(difference)) {
+                tell(format!("topic {}", wanted.topic), difference);
             }
+        }
+        for difference in shared {
+            tell("all topics".to_owned(), difference);
         }
     }
 
@@ -271,7 +294,10 @@ fn find(program: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::topics::{Keeping, Wanted};
 
     fn found(toml: &str) -> Vec<(Level, String)> {
         let ports = "ingress.http = '127.0.0.1:0'\nadmin.listen = '127.0.0.1:0'\n";
@@ -356,6 +382,37 @@ mod tests {
             findings.worker(&config);
             assert_eq!(findings.0.iter().map(|finding| finding.key.as_str()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn properties_of_kafka_are_judged_and_named_once() {
+        let toml = "log.kafka = { 'bootstrap.servers' = '127.0.0.1:1', 'session.timeout.ms' = 9000, acksy = 1 }";
+        let mut findings = Findings::default();
+        findings.kafka(&Config::parse(toml, []).expect("it is for librdkafka to know its properties"));
+        let text = text(&findings.0);
+        assert!(text.starts_with("warning: log.kafka: session.timeout.ms is 9000, not 6000"), "{text}");
+        assert!(text.contains("error: log.kafka: acksy: "), "{text}");
+    }
+
+    #[test]
+    fn what_all_topics_have_in_common_is_told_once() {
+        let topics = Config::parse("", []).expect("all has a default").topics();
+        let keeping = Keeping { retention: Duration::from_secs(60), retention_bytes: None, max_body: 1 << 20 };
+        let unwise = |reason: &str| Difference { refused: false, reason: reason.to_owned() };
+        let found = |wanted: Wanted| process::Finding {
+            partitions: Some(wanted.shape.partitions),
+            wanted,
+            differences: vec![unwise("of all")],
+        };
+        let mut all: Vec<_> = topics.wanted(&keeping).into_iter().map(found).collect();
+        all[1].differences.push(unwise("of one"));
+        // What is not there has nothing in common with anything.
+        all[2].partitions = None;
+        all[2].differences.clear();
+        let mut findings = Findings::default();
+        findings.topics(&all);
+        let one = format!("warning: log.kafka: topic {}: of one\n", all[1].wanted.topic);
+        assert_eq!(text(&findings.0), one + "warning: log.kafka: all topics: of all\n");
     }
 
     #[test]

@@ -49,14 +49,10 @@ impl Topics {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let lines = runtime.block_on(async {
-            if let Action::Apply = self.action {
-                let engine = Engine::open(config).await?;
-                // What is refused is shown below, with all its reasons.
-                if !engine.findings(&config.topics()).await?.iter().any(Finding::is_refused) {
-                    engine.create(&config.topics()).await?;
-                }
+            match self.action {
+                Action::Plan { .. } => compare(config).await,
+                Action::Apply => apply(config).await,
             }
-            compare(config).await
         })?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&lines)?);
@@ -85,9 +81,31 @@ struct Line {
 #[serde(rename_all = "lowercase")]
 enum State {
     Present,
+    /// It was missing until now.
+    Created,
     Missing,
     /// The pipeline does not run on it as it is.
     Differs,
+}
+
+/// Creates what is missing, unless something is refused, and says how it is then.
+async fn apply(config: &Config) -> anyhow::Result<Vec<Line>> {
+    let before = {
+        let engine = Engine::open(config).await?;
+        let before = engine.findings(&config.topics()).await?;
+        // What is refused is shown with all its reasons.
+        if !before.iter().any(Finding::is_refused) {
+            engine.create(&config.topics()).await?;
+        }
+        before
+    };
+    let mut lines = compare(config).await?;
+    for (line, before) in lines.iter_mut().zip(before) {
+        if line.state == State::Present && before.partitions.is_none() {
+            line.state = State::Created;
+        }
+    }
+    Ok(lines)
 }
 
 async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
@@ -122,7 +140,8 @@ async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
 
 fn text(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.topic.len()).max().unwrap_or_default();
-    let shared = shared(lines);
+    let there = lines.iter().filter(|line| line.state != State::Missing);
+    let shared = shared(there.map(|line| line.differences.as_slice()));
     let mut text = String::new();
     for Line { topic, partitions, cleanup, state, differences, description, .. } in lines {
         let (state, cleanup) = (format!("{state:?}").to_lowercase(), format!("{cleanup:?}").to_lowercase());
@@ -143,11 +162,14 @@ fn text(lines: &[Line]) -> String {
     text
 }
 
-/// What every topic has in common is told once.
-fn shared(lines: &[Line]) -> Vec<&Difference> {
-    let Some((first, others)) = lines.split_first().filter(|(_, others)| !others.is_empty()) else { return Vec::new() };
-    let everywhere = |difference: &&Difference| others.iter().all(|line| line.differences.contains(difference));
-    first.differences.iter().filter(everywhere).collect()
+/// What all topics that are there have in common, which is told once; nothing where there is one only.
+pub(super) fn shared<'a>(of_each: impl Iterator<Item = &'a [Difference]>) -> Vec<&'a Difference> {
+    let of_each: Vec<_> = of_each.collect();
+    let Some((first, others)) = of_each.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return Vec::new();
+    };
+    let everywhere = |difference: &&Difference| others.iter().all(|differences| differences.contains(difference));
+    first.iter().filter(everywhere).collect()
 }
 
 fn tell(text: &mut String, width: usize, of: &str, Difference { refused, reason }: &Difference) {
@@ -185,8 +207,11 @@ mod tests {
         assert!(states(&two).await.iter().all(|state| *state == State::Missing));
         assert!(!folder.exists());
 
-        Engine::open(&two).await.expect("it opens").ensure(&two.topics()).await.expect("there are none yet");
+        let created = apply(&two).await.expect("nothing is in the way");
+        assert!(created.iter().all(|line| line.state == State::Created), "{created:?}");
         assert!(states(&two).await.iter().all(|state| *state == State::Present));
+        let again = apply(&two).await.expect("nothing is in the way");
+        assert!(again.iter().all(|line| line.state == State::Present), "{again:?}");
 
         let lines = compare(&config(&folder, 3)).await.expect("nothing is in the way");
         let input = lines.iter().find(|line| line.topic == "seriatim.input").expect("it is one of them");

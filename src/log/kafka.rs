@@ -97,6 +97,9 @@ impl Kafka {
     /// [`Error::Unavailable`] where no broker answers.
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let log = Self::new(options)?;
+        if let Some(reason) = advice(&log.0.properties.0) {
+            tracing::warn!("log.kafka: {reason}");
+        }
         log.0.asker.greet().await?;
         // Its producer gets its number from the brokers meanwhile, which the first append waits for.
         log.0.appender.prepare()?;
@@ -163,8 +166,25 @@ pub fn refusal(properties: &BTreeMap<String, String>) -> Option<String> {
     if let Some(fixed) = properties.keys().find(|key| client::FIXED.contains(&key.as_str())) {
         return Some(format!("{fixed} decides what is promised and is set by Seriatim: remove it"));
     }
+    if let Some(given) = properties.get("transaction.timeout.ms").filter(|given| !client::is_short(given)) {
+        return Some(format!(
+            "transaction.timeout.ms is {given}, but it is how long a frozen process holds up readers: give {} at most",
+            client::LONGEST_TRANSACTION
+        ));
+    }
     let missing = !properties.contains_key("bootstrap.servers");
     missing.then(|| "bootstrap.servers is missing: give the brokers' addresses, separated by commas".to_owned())
+}
+
+/// What a configuration may say, and somebody should know the consequence of; `None` where there is none.
+#[must_use]
+pub fn advice(properties: &BTreeMap<String, String>) -> Option<String> {
+    let own = crate::log::SESSION_TIMEOUT.as_millis().to_string();
+    let given = properties.get("session.timeout.ms").filter(|given| **given != own)?;
+    Some(format!(
+        "session.timeout.ms is {given}, not {own}: a longer one delays take-overs of processes that died, a shorter one \
+         takes partitions from those that live"
+    ))
 }
 
 impl Log for Kafka {

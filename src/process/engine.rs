@@ -130,7 +130,7 @@ impl Engine {
             return refuse_others(findings);
         }
         let missing = findings.into_iter().filter(|finding| finding.partitions.is_none());
-        let creation = |Finding { wanted: Wanted { topic, shape, settings }, .. }| Creation {
+        let creation = |Finding { wanted: Wanted { topic, shape, settings, .. }, .. }| Creation {
             topic,
             partitions: shape.partitions,
             settings,
@@ -147,12 +147,13 @@ impl Engine {
         let mut findings = Vec::new();
         match &self.0 {
             Kind::Embedded(log) => {
-                for (topic, shape) in topics.shapes() {
+                for ((topic, shape), (_, _, description)) in topics.shapes().into_iter().zip(topics.all()) {
                     let found = log.shape(&topic).await?;
                     let differs = found.as_ref().filter(|found| **found != shape);
                     let differences = differs.map(|found| in_folder(found, &shape)).into_iter().collect();
                     let partitions = found.as_ref().map(|found| found.partitions);
-                    let wanted = Wanted { topic, shape, settings: std::collections::BTreeMap::new() };
+                    let settings = std::collections::BTreeMap::new();
+                    let wanted = Wanted { topic, shape, follows: description.partitions, settings };
                     findings.push(Finding { wanted, partitions, differences });
                 }
             }

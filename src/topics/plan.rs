@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Topics;
+use super::{Partitions, Topics};
 use crate::log::{Cleanup, Topic, TopicShape};
 
 /// What every record may have beside a message's body, in bytes: key, headers, the error of a dead letter.
@@ -30,6 +30,8 @@ pub struct Wanted {
     pub topic: Topic,
     /// Partitions and cleanup.
     pub shape: TopicShape,
+    /// What its number of partitions follows.
+    pub follows: Partitions,
     /// Settings, by Kafka's names, for its creation.
     pub settings: BTreeMap<String, String>,
 }
@@ -67,7 +69,7 @@ impl Topics {
                 }
                 // The data files know what a cursor needs, the configuration what a message does.
                 settings.insert("max.message.bytes".to_owned(), max_message(keeping.max_body).to_string());
-                Wanted { topic, shape, settings }
+                Wanted { topic, shape, follows: description.partitions, settings }
             };
         shapes.map(wanted).collect()
     }
@@ -107,9 +109,11 @@ pub fn differences(wanted: &Wanted, found: &Found) -> Vec<Difference> {
     let mut refuse = |reason: String| differences.push(Difference { refused: true, reason });
     if found.partitions != wanted.shape.partitions {
         refuse(format!(
-            "it has {} partitions, not {}: the number is fixed at creation, because keys would change lanes; \
+            "it has {} partitions, not {}: the number is fixed at creation, because {}; \
              keep the old number in the configuration, or drain and go on under a new name",
-            found.partitions, wanted.shape.partitions
+            found.partitions,
+            wanted.shape.partitions,
+            why_fixed(wanted.follows),
         ));
     }
     cleanup(wanted, found, &mut refuse);
@@ -140,6 +144,15 @@ pub fn differences(wanted: &Wanted, found: &Found) -> Vec<Difference> {
     }
     differences.sort_by_key(|difference| !difference.refused);
     differences
+}
+
+/// What would go wrong with another number of partitions.
+const fn why_fixed(follows: Partitions) -> &'static str {
+    match follows {
+        Partitions::Lanes => "keys would change lanes",
+        Partitions::Control => "lanes would change owners, whose cursors they are in",
+        Partitions::Work => "its readers and its writer would count on different ones",
+    }
 }
 
 /// What is removed that would have to stay.
@@ -236,6 +249,10 @@ mod tests {
         let wanted = wanted("t.input");
         let found = Found { partitions: 3, ..right(&wanted) };
         assert!(differences(&wanted, &found)[0].reason.starts_with("it has 3 partitions, not 2"));
+        assert!(differences(&wanted, &found)[0].reason.contains("keys would change lanes"));
+        let control = self::wanted("t.control");
+        let found = Found { partitions: 2, ..right(&control) };
+        assert!(differences(&control, &found)[0].reason.contains("lanes would change owners"));
     }
 
     #[test]

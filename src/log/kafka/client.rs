@@ -143,12 +143,12 @@ impl Properties {
 
     /// For the atomic commits of one control partition.
     pub(super) fn committing(&self, transactional_id: &str) -> Result<Polled<Producer>, Error> {
-        let retry = RETRY.to_string();
+        let (retry, longest) = (RETRY.to_string(), LONGEST_TRANSACTION.to_string());
         let defaults = [
             ("linger.ms", "1"),
             ("retry.backoff.ms", retry.as_str()),
             // A zombie's open transaction holds up its partitions' readers for so long at most.
-            ("transaction.timeout.ms", "10000"),
+            ("transaction.timeout.ms", longest.as_str()),
             ("delivery.timeout.ms", "8000"),
             ("message.max.bytes", LARGEST),
             ("queue.buffering.max.messages", "0"),
@@ -170,6 +170,15 @@ impl Properties {
         let given = self.0.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         given.unwrap_or(LARGEST.parse().expect("it is a number"))
     }
+}
+
+/// The most that `transaction.timeout.ms` may be, and what it is where nobody says otherwise: a zombie's
+/// transaction that no claim ends, as it is open elsewhere, holds up readers for so long.
+pub(super) const LONGEST_TRANSACTION: u64 = 10_000;
+
+/// Whether this is a `transaction.timeout.ms` that may be given.
+pub(super) fn is_short(millis: &str) -> bool {
+    millis.parse().is_ok_and(|millis: u64| millis <= LONGEST_TRANSACTION)
 }
 
 /// Milliseconds before a committing producer sends a request again: longer than a healthy cluster
