@@ -5,7 +5,7 @@
 //! partition from a position (committed records; the next position is reported over holes),
 //! **join** a group that shares out partitions (assigned, revoked with a barrier), **claim** one of
 //! them and **commit** appends to several partitions in one atomic step under that claim's fence,
-//! and questions: **bounds**, **shape** and **identity**. Cursors are records, so they need no verb of their own.
+//! and questions: **bounds**, **shape** and **identities**. Cursors are records, so they need no verb of their own.
 //!
 //! Cancellation: dropping a future of this contract never undoes what was begun. An append or a
 //! commit whose future is dropped has an unknown outcome, exactly as one whose process dies.
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicIds};
 
 /// A topic's full name. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -367,9 +367,9 @@ pub trait Log: Send + Sync + 'static {
     /// What a topic is like, `None` where there is none of this name.
     fn shape<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicShape>, Error>>;
 
-    /// What tells this topic from another that is made under its name later, `None` where there is no
-    /// such topic, or the log does not tell.
-    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>>;
+    /// What tells these topics from others that are made under their names later; without those that do not
+    /// exist, and without any where the log does not tell. One question to the log, however many they are.
+    fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>>;
 
     /// Where a partition begins and ends now.
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>>;

@@ -16,6 +16,7 @@ pub mod outputs;
 pub(crate) mod present;
 pub mod push;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 pub use batch::{Batch, BatchBuilder, Corrupt, RecordRef};
@@ -62,6 +63,9 @@ pub struct Epoch(pub u64);
 /// What tells a topic from another one that had its name before, or has it after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct TopicId(pub u128);
+
+/// Which topics somebody knows, by name.
+pub type TopicIds = BTreeMap<String, TopicId>;
 
 /// A contiguous number that an output has in its destination's partition; the first is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,6 +6,7 @@
 //! it the only one.
 
 mod admit;
+mod anew;
 mod batches;
 mod destinations;
 mod dispatch;
@@ -150,8 +151,8 @@ async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) 
     let mut accepted = if empty == Some(Empty::Accepted) { Accepted::Cursor } else { Accepted::Nothing };
     let shared = Shared { log, topics, options, control: control.partition, epoch };
     loop {
-        let seats = restore::restore(&shared, &cursor, accepted).await?;
-        match Owner::serve(shared.clone(), seats, writer, Offset(cursor.control), &stop).await? {
+        let lanes = restore::restore(&shared, &cursor, accepted).await?;
+        match Owner::serve(shared.clone(), lanes, writer, Offset(cursor.control), &stop).await? {
             Exit::Stopped => return Ok(()),
             Exit::Restore { writer: same, cursor: last, accepted: loss } => {
                 (writer, cursor, accepted) = (same, last, loss);

@@ -1,5 +1,7 @@
 //! The deliver stage on the log in memory, under virtual time, before a scripted receiver.
 
+#[path = "deliver_stage/anew.rs"]
+mod anew;
 #[path = "deliver_stage/crash.rs"]
 mod crash;
 #[path = "deliver_stage/many.rs"]

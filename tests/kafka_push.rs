@@ -102,11 +102,12 @@ async fn receive(State(seen): State<Seen>, headers: HeaderMap) -> StatusCode {
 
 /// Everything but delivery, and a receiver.
 struct World {
+    /// First of all to go: each says at its end what it has said, in the rig's folder.
+    _rest: Vec<Process>,
     rig: Rig,
     seen: Seen,
     push: String,
     _receiver: Runtime,
-    _rest: Vec<Process>,
 }
 
 impl World {
@@ -120,7 +121,7 @@ impl World {
         let rig = Rig::new(&[]);
         let push = format!("destinations.default.push.http = {{ url = \"http://{at}/\", allow_private = true }}\n");
         let rest = vec![rig.run("work", "work"), rig.run_with("owner", "resequence", &push)];
-        Self { rig, seen, push, _receiver: runtime, _rest: rest }
+        Self { _rest: rest, rig, seen, push, _receiver: runtime }
     }
 
     fn deliver(&self, process: &str) -> Process {
@@ -162,4 +163,33 @@ fn f62_a_frozen_deliverer_is_replaced_and_wakes_up() {
     second.thaw();
     world.seen.wait(2_000);
     world.seen.check(2_000, 2);
+}
+
+#[test]
+fn f31_an_output_made_anew_is_pushed_only_when_that_is_accepted() {
+    let world = World::start();
+    feed::write(&world.rig, 100);
+    let deliver = world.deliver("deliver");
+    world.seen.wait(100);
+    world.rig.make_anew("output");
+    deliver.says("t.output was deleted and made anew");
+    let admin = format!("http://{}", deliver.address("the admin port"));
+    let accept = |verb: &[&str]| {
+        let arguments = [verb, &["--reason", "a test", "--url", &admin]].concat();
+        let accepted = || Some(()).filter(|()| world.rig.verb(&arguments, &[]).0 == Some(0));
+        wait_for(PATIENCE, accepted, || format!("{arguments:?}: {:?}", world.rig.verb(&arguments, &[])));
+    };
+    for lane in ["0", "1"] {
+        // Its owner may look a little later than the deliverer.
+        accept(&["lanes", "accept", lane, "--yes"]);
+    }
+    // Longer than what was pushed of the former one, which is where a deliverer would go on.
+    feed::write(&world.rig, 200);
+    sleep(LONGER_THAN_A_SESSION);
+    assert_eq!(world.seen.count(), 100);
+    for lane in ["0", "1"] {
+        accept(&["dest", "accept", "default", lane]);
+    }
+    world.seen.wait(300);
+    world.seen.check(300, 0);
 }

@@ -1,6 +1,9 @@
 //! A lane that lost something stands still until an operator accepts it, and then goes on with what
 //! its logs still hold: the real resequencer on the log in memory.
 
+#[path = "loss/anew.rs"]
+mod anew;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -201,45 +204,6 @@ async fn lost_results_are_asked_for_again_at_once() {
     assert_eq!(outputs, [(0, 0), (1, 1), (2, 2), (3, 3)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_input_made_anew_is_told_although_it_has_outgrown_the_frontier() {
-    let rig = Rig::new().await;
-    let answer_all = async |bodies: &[&str]| {
-        rig.send(bodies).await;
-        let before = rig.outputs().await.len() as u64;
-        for offset in 0..bodies.len() as u64 {
-            rig.answer(&[offset]).await;
-            rig.has_outputs(usize::try_from(before + offset + 1).expect("a few")).await;
-        }
-    };
-    rig.resequencing(answer_all(&["a", "b"])).await;
-    rig.log.recreate(&rig.topics.input);
-    rig.send(&["c", "d", "e", "f"]).await;
-    let reason = rig.resequencing(rig.is_halted()).await;
-    assert!(reason.contains("t.input was deleted and made anew"), "{reason}");
-    // The verdict lasts: whoever takes over next knows of it, too.
-    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
-    assert_eq!((rig.is_halted().await, rig.outputs().await.len()), (reason, 2));
-    rig.resequencing(async {
-        tokio::time::sleep(2 * SESSION_TIMEOUT).await;
-        rig.accept().await;
-        // Workers are where they were in the old topic, and read none of these by themselves.
-        let accepted = tokio::time::Instant::now();
-        while rig.sent_out().await.len() < 4 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(accepted.elapsed() < Duration::from_secs(60), "nobody waits for a deadline");
-        for offset in 0..4 {
-            rig.answer(&[offset]).await;
-            rig.has_outputs(usize::try_from(offset + 3).expect("a few")).await;
-        }
-    })
-    .await;
-    let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, _, body)| (sequence, body)).collect();
-    let all = ["a", "b", "c", "d", "e", "f"].map(str::to_owned).into_iter().enumerate();
-    assert_eq!(outputs, all.map(|(sequence, body)| (sequence as u64, body)).collect::<Vec<_>>());
-}
-
 /// Who accepted it may die before anything was sent, or the work topic lose it.
 #[tokio::test(start_paused = true)]
 async fn lost_results_are_asked_for_again_by_the_next_owner_too() {
@@ -386,19 +350,4 @@ async fn damage_in_the_outputs_holds_up_no_owner() {
     let last = rig.log.snapshot_from(&of, Offset(3));
     let sequence = last[0].headers.iter().find(|(name, _)| name == b"seriatim-sequence").map(|(_, value)| &value[..]);
     assert_eq!((last.len(), sequence), (1, Some(&b"3"[..])));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_input_that_was_made_anew_halts_its_lane_whatever_is_unanswered() {
-    let rig = Rig::new().await;
-    rig.send(&["a", "b", "c"]).await;
-    rig.answer(&[0]).await;
-    let reason = rig
-        .resequencing(async {
-            rig.has_outputs(1).await;
-            rig.log.recreate(&rig.topics.input);
-            rig.is_halted().await
-        })
-        .await;
-    assert!(reason.contains("input[0]") && reason.contains("made anew"), "{reason}");
 }

@@ -11,7 +11,7 @@ use crate::log::{Reader, TopicPartition};
 use crate::metrics;
 use crate::order::{Admission, Group, Lane, Part, Released, Resume, Violated, Window};
 use crate::record::push::{HALTED_KEPT, PushPosition, REASON_KEPT, Replaying};
-use crate::record::{Batch, BatchBuilder, Offset, OutputHeaders, RecordRef, Sequence, Timestamp, group_hash};
+use crate::record::{Batch, BatchBuilder, Offset, OutputHeaders, RecordRef, Sequence, Timestamp, TopicId, group_hash};
 
 /// The sequence group of records without provenance.
 const STRANGERS: Group = Group(u64::MAX);
@@ -48,6 +48,8 @@ pub(super) struct Feed {
     pub(super) under_way: usize,
     /// Why nothing is pushed from here.
     pub(super) lost: Option<String>,
+    /// The topic that the position is about, where it is not the one that is there now.
+    about: Option<TopicId>,
     /// Why nothing can be read from where it is read to; what lies before is pushed first.
     damage: Option<String>,
     /// Begins nothing: an order waits until nothing is under way.
@@ -118,6 +120,7 @@ impl Feed {
             reading: false,
             under_way: 0,
             lost,
+            about: position.about,
             damage: None,
             quiet: false,
             replay: position.replay.filter(|replay| replay.until > frontier.0),
@@ -142,11 +145,22 @@ impl Feed {
     /// Takes in what was read.
     pub(super) fn admit(&mut self, batches: &[Batch], next: Offset) {
         for record in batches.iter().flatten() {
+            if let Some(reason) = self.gap_before(record) {
+                return self.lose(reason);
+            }
             if let Err(violated) = self.admit_one(record) {
                 return self.broken(&violated);
             }
         }
         self.lane.pass_to(next);
+    }
+
+    /// Why a record cannot be what is next. It would say of those that are missing that they are done.
+    fn gap_before(&self, record: RecordRef<'_>) -> Option<String> {
+        let next = self.next_sequence?;
+        let Sequence(found) = OutputHeaders::decode(record.headers)?.sequence;
+        let is_gap = found > next.0;
+        is_gap.then(|| format!("{}: sequence {found} stands where {} was next: was it made anew?", self.at, next.0))
     }
 
     fn admit_one(&mut self, record: RecordRef<'_>) -> Result<(), Violated> {
@@ -377,6 +391,7 @@ impl Feed {
             done,
             halted,
             lost: self.lost.clone(),
+            about: self.about,
             replay: self.replay.clone(),
         })
     }

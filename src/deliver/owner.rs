@@ -4,6 +4,7 @@
 //! ([`Owner::pump`]). Whatever takes time is a task of this future's own, so that dropping it is a crash
 //! and not polling it is a freeze.
 
+mod anew;
 mod commit;
 mod control;
 mod pump;
@@ -39,7 +40,8 @@ use tasks::Done;
 /// partitions go to others, so that one that was frozen commits before it pushes, and is found out.
 const VOUCHED: Duration = SESSION_TIMEOUT.checked_div(2).expect("the divisor is not 0");
 
-/// How often gauges are moved, and positions committed that went over holes only.
+/// How often gauges are moved, positions committed that went over holes only, and topics looked at for whether
+/// they were made anew: one question to the log.
 const TICK: Duration = Duration::from_secs(5);
 
 /// How many finished tasks are dealt with before anything new is started, so that a burst of
@@ -129,6 +131,9 @@ impl Owner {
     /// Makes the targets and their feeds.
     async fn open(&mut self) -> Result<(), takeover::Error> {
         let shared = self.shared.clone();
+        // Before all that is asked of them: one that is made anew meanwhile is found by the next look.
+        let now = shared.log.identities(&self.pushed()).await?;
+        anew::compare(&mut self.state, now);
         for (index, (name, topic, destination)) in shared.destinations.iter().enumerate() {
             let first = self.feeds.len();
             for lane in shared.topics.lanes_of(self.control.partition) {
@@ -186,9 +191,10 @@ impl Owner {
             Done::Loaded(loaded) => self.loaded(loaded),
             Done::Read(read) => self.read(read),
             Done::Control(fetched) => self.control_read(fetched),
-            Done::Remains { feed, remains } => self.remains(feed, remains),
+            Done::Remains { feed, life, remains } => self.remains(feed, life, remains),
             Done::Tested(tested) => self.tested(tested),
             Done::Measured(bounds) => self.measured(&bounds),
+            Done::Looked(topics) => self.looked(topics),
             Done::Committed(committed) => self.committed(committed)?,
         }
         Ok(())

@@ -47,7 +47,7 @@ use super::group::{Groups, Patience, Seat};
 use super::{
     Appending, Bounds, Error, Log, Membership, Reader, SESSION_TIMEOUT, Topic, TopicPartition, TopicShape, Visibility,
 };
-use crate::record::{Batch, BatchBuilder, Offset, Timestamp, TopicId};
+use crate::record::{Batch, BatchBuilder, Offset, Timestamp, TopicIds};
 
 /// The most bytes one append may hold; larger ones are refused. A commit's appends count singly.
 pub const MAX_BATCH: usize = 64 << 20;
@@ -261,8 +261,8 @@ impl Log for Embedded {
     }
 
     /// Nobody can make a topic anew in it.
-    fn identity<'a>(&'a self, _: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
-        ready(Ok(None)).boxed()
+    fn identities<'a>(&'a self, _: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
+        ready(Ok(TopicIds::new())).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

@@ -49,7 +49,7 @@ use self::reader::KafkaReader;
 use self::seat::{KafkaSeat, Place};
 use self::seen::Seen;
 use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
-use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicIds};
 
 /// The assignor of groups that only this program joins: who stays keeps what it has.
 const OWN_ASSIGNOR: &str = "cooperative-sticky";
@@ -200,8 +200,8 @@ impl Log for Kafka {
         self.0.asker.shape(topic).boxed()
     }
 
-    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
-        self.0.asker.identity(topic).boxed()
+    fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
+        self.0.asker.identities(topics).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

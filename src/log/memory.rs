@@ -27,7 +27,7 @@ use self::reader::MemoryReader;
 use self::state::State;
 use super::group::{Groups, Patience, Seat};
 use super::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
-use crate::record::{Batch, Offset, Timestamp, TopicId};
+use crate::record::{Batch, Offset, Timestamp, TopicIds};
 
 /// What the clock shows when a log is made: a round moment of 2023, the same in every run.
 const EPOCH: Timestamp = Timestamp(1_700_000_000_000);
@@ -162,8 +162,8 @@ impl Log for Memory {
         ready(Ok(self.0.lock().shape(topic))).boxed()
     }
 
-    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
-        ready(Ok(self.0.lock().identity(topic))).boxed()
+    fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
+        ready(Ok(self.0.lock().identities(topics))).boxed()
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::readiness::Latch;
 use crate::log::{Appending, Bounds, Error, Log, Membership, Reader, Topic, TopicPartition, TopicShape, Visibility};
-use crate::record::{Batch, Offset, Timestamp, TopicId};
+use crate::record::{Batch, Offset, Timestamp, TopicIds};
 
 /// Passes everything on to `log`, and lets go of the latch at the first join.
 pub(super) struct Joined {
@@ -33,8 +33,8 @@ impl Log for Joined {
         self.log.shape(topic)
     }
 
-    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
-        self.log.identity(topic)
+    fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
+        self.log.identities(topics)
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

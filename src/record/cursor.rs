@@ -7,14 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::TopicId;
+use super::TopicIds;
 
 /// The version that this program writes. An owner that meets a newer one lets go.
-pub const CURSOR_VERSION: u8 = 2;
-
-/// The version before it, in which an owner's cursor ended without its topics; other records are the
-/// same in both.
-const WITHOUT_TOPICS: u8 = 1;
+pub const CURSOR_VERSION: u8 = 3;
 
 /// The budget of one encoded cursor, 512 KiB: half of what `max.message.bytes` of the cursor
 /// topics allows, so that a state which grows between two checks still fits.
@@ -26,6 +22,9 @@ pub enum Unreadable {
     /// Written by a newer release.
     #[error("it has version {0}, this program reads up to version {CURSOR_VERSION}: upgrade this process")]
     Newer(u8),
+    /// Written by a build from before the first release.
+    #[error("it has version {0}, of a development build before 0.1, which is read no more: begin under a new name")]
+    Older(u8),
     /// Not written by this program, or damaged.
     #[error("it does not decode: {0}")]
     Damaged(String),
@@ -40,13 +39,10 @@ pub struct OwnerCursor {
     pub control: u64,
     /// The lanes owned, by number.
     pub lanes: BTreeMap<u32, LaneCursor>,
-    /// The topics, by name, that the positions of each lane are about, where the log tells topics of one
-    /// name apart.
-    pub topics: BTreeMap<u32, TopicIds>,
+    /// The topics that the positions and counters of the lanes are about, where the log tells topics of one
+    /// name apart. [`LaneCursor::about`] has those of a lane that stands still over others.
+    pub topics: TopicIds,
 }
-
-/// Which topics somebody knows, by name.
-pub type TopicIds = BTreeMap<String, TopicId>;
 
 /// The state of one lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +66,9 @@ pub struct LaneCursor {
     pub dispatched: u64,
     /// The next sequence number of each output topic's partition. Entries are never dropped.
     pub sequences: BTreeMap<String, u64>,
+    /// With which of these numbers an output topic begins that was made anew, or lost all it held, and was
+    /// accepted; the others began with 0.
+    pub begins: BTreeMap<String, u64>,
     /// The raised rounds of unreleased records, by offset.
     pub rounds: BTreeMap<u64, u32>,
     /// The position in the ledger from which a new owner reads the identities it has to know.
@@ -90,6 +89,8 @@ pub struct LaneCursor {
     pub events: Vec<(u64, u64, u64)>,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
+    /// The topics that were made anew since, which the lane stands still for, as they were.
+    pub about: TopicIds,
 }
 
 /// Encodes a record of this program's own: a version byte, then postcard.
@@ -106,46 +107,36 @@ pub fn encode<T: Serialize>(state: &T) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// [`Unreadable`], where it comes from a newer release or from somewhere else.
+/// [`Unreadable`], where it comes from another release or from somewhere else.
 pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
     match value.split_first() {
         Some((&CURSOR_VERSION, rest)) => {
             let (state, rest) = postcard::take_from_bytes(rest).map_err(|e| Unreadable::Damaged(e.to_string()))?;
             if rest.is_empty() { Ok(state) } else { Err(Unreadable::Damaged("bytes follow its end".to_owned())) }
         }
-        Some((&WITHOUT_TOPICS, rest)) => decode_first(rest),
         Some((&version, _)) if version > CURSOR_VERSION => Err(Unreadable::Newer(version)),
+        Some((&version, _)) if version > 0 => Err(Unreadable::Older(version)),
         _ => Err(Unreadable::Damaged("it has no version".to_owned())),
     }
-}
-
-/// Of what version 1 wrote an owner's cursor lacks its last member, a map: an empty one is put there.
-fn decode_first<T: DeserializeOwned>(rest: &[u8]) -> Result<T, Unreadable> {
-    let ended = |rest: &[u8]| match postcard::take_from_bytes(rest) {
-        Ok((state, [])) => Some(state),
-        _ => None,
-    };
-    let damaged = || Unreadable::Damaged("it is none of version 1".to_owned());
-    ended(rest).or_else(|| ended(&[rest, &[0]].concat())).ok_or_else(damaged)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::TopicId;
 
     #[test]
     fn cursors_round_trip_and_strange_ones_are_refused() {
         let lane = LaneCursor { frontier: 5, released: vec![(1, 2)], order: "key".to_owned(), ..LaneCursor::default() };
         let cursor = OwnerCursor { epoch: 3, control: 9, lanes: BTreeMap::from([(0, lane)]), ..OwnerCursor::default() };
-        let first = [&[WITHOUT_TOPICS], &encode(&cursor)[1..encode(&cursor).len() - 1]].concat();
-        assert_eq!(decode(&first), Ok(cursor.clone()));
-        assert!(decode::<OwnerCursor>(&first[..first.len() - 1]).is_err());
         let topics = TopicIds::from([("t.input".to_owned(), TopicId(u128::MAX))]);
-        let cursor = OwnerCursor { topics: BTreeMap::from([(0, topics)]), ..cursor };
+        let cursor = OwnerCursor { topics, ..cursor };
         let bytes = encode(&cursor);
         assert_eq!(decode(&bytes), Ok(cursor));
         let newer = [&[CURSOR_VERSION + 1], &bytes[1..]].concat();
         assert_eq!(decode::<OwnerCursor>(&newer), Err(Unreadable::Newer(CURSOR_VERSION + 1)));
+        let older = [&[CURSOR_VERSION - 1], &bytes[1..]].concat();
+        assert_eq!(decode::<OwnerCursor>(&older), Err(Unreadable::Older(CURSOR_VERSION - 1)));
         for end in 0..bytes.len() {
             assert!(matches!(decode::<OwnerCursor>(&bytes[..end]), Err(Unreadable::Damaged(_))), "{end}");
         }

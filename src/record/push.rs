@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{TopicId, TopicIds};
+
 /// The state of a deliverer's control partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushCursor {
@@ -14,6 +16,9 @@ pub struct PushCursor {
     /// How far each output topic is pushed, by its full name and lane. Entries are never dropped:
     /// a destination that is taken out of the config and put back goes on where it stood.
     pub topics: BTreeMap<String, BTreeMap<u32, PushPosition>>,
+    /// Which topics these positions are about, by name, where the log tells topics of one name apart.
+    /// [`PushPosition::about`] has the one of a position that stands still over another.
+    pub ids: TopicIds,
     /// Why destinations do not get at once what is there for them, by name.
     pub held: BTreeMap<String, Held>,
     /// What came of the last test item of each destination.
@@ -46,6 +51,8 @@ pub struct PushPosition {
     pub halted: BTreeMap<u64, String>,
     /// Why nothing is pushed from here until an operator accepts the loss.
     pub lost: Option<String>,
+    /// The topic that it is about, which was deleted; the one that was made anew since is not pushed.
+    pub about: Option<TopicId>,
     /// What is pushed once more at present.
     pub replay: Option<Replaying>,
 }
@@ -200,6 +207,7 @@ mod tests {
             done: vec![(1, 2)],
             halted: BTreeMap::from([(7, "404".to_owned())]),
             lost: Some("gone".to_owned()),
+            about: Some(TopicId(5)),
             replay: Some(Replaying { id: "fix".to_owned(), until: 12 }),
         };
         let error = "status 503".to_owned();
@@ -208,6 +216,7 @@ mod tests {
             epoch: 3,
             control: 9,
             topics: BTreeMap::from([("o.output".to_owned(), BTreeMap::from([(1, position)]))]),
+            ids: TopicIds::from([("o.output".to_owned(), TopicId(6))]),
             held: BTreeMap::from([
                 ("a".to_owned(), Held::Disabled("410".to_owned())),
                 ("b".to_owned(), Held::Retrying(retrying)),

@@ -110,6 +110,8 @@ pub struct LaneState {
     pub(super) sequences: Vec<u64>,
     /// Counters of topics that are no destination now. Kept: they may be again.
     pub(super) other_sequences: BTreeMap<String, u64>,
+    /// The first sequence number of topics that do not begin with 0.
+    pub(super) begins: BTreeMap<String, u64>,
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
     /// Why the input cannot be read on: once all before that is released, the lane halts.
@@ -186,6 +188,7 @@ impl LaneState {
             committed_frontier: frontier,
             sequences: numbered,
             other_sequences: sequences,
+            begins: cursor.begins.clone(),
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
             damage: None,

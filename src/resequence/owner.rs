@@ -19,16 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log::{Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
 use crate::record::cursor::OwnerCursor;
-use crate::record::{Batch, Epoch, Offset, Partition};
+use crate::record::{Batch, Epoch, Offset, Partition, TopicIds};
 use crate::takeover;
 use crate::topics::Topics;
 
 use super::Options;
+use super::anew::{self, Looks};
 use super::batches::ItemsWanted;
 use super::dispatch::Sending;
 use super::lane::Need;
 use super::loads::Loads;
-use super::restore::Accepted;
+use super::restore::{Accepted, Restored};
 use super::seat::Seat;
 use super::verbs::Verbs;
 use commit::Committing;
@@ -75,6 +76,7 @@ enum Happening {
     Resent(Result<(), Error>),
     Control(Box<dyn Reader>, Result<Fetched, Error>),
     Committed(Box<dyn Writer>, Result<Vec<Offsets>, Error>, Committing),
+    Looked(Result<TopicIds, Error>),
 }
 
 /// See the module's documentation.
@@ -84,6 +86,7 @@ pub(super) struct Owner {
     verbs: Verbs,
     /// What the work topic holds of all lanes.
     loads: Loads,
+    looks: Looks,
     writer: Option<Box<dyn Writer>>,
     under_way: FuturesUnordered<BoxFuture<'static, Happening>>,
     committed: OwnerCursor,
@@ -100,7 +103,7 @@ impl Owner {
     /// Whatever the log answers, but for what concerns one lane alone: take over again.
     pub(super) async fn serve(
         shared: Shared,
-        seats: Vec<Seat>,
+        lanes: Restored,
         mut writer: Box<dyn Writer>,
         control: Offset,
         stop: &CancellationToken,
@@ -113,8 +116,9 @@ impl Owner {
             writer: None,
             exit: None,
             loads: Loads::new(shared.topics.work_partitions),
+            looks: Looks::new(lanes.topics),
             verbs,
-            seats,
+            seats: lanes.seats,
             shared,
         };
         // The epoch and what the tails showed are durable before the first release.
@@ -172,6 +176,12 @@ impl Owner {
             self.seats[index].time_passed(now);
             self.serve_need(self.seats[index].lane, Need::InputEnd);
         }
+        let is_going = self.seats.iter().any(|seat| seat.state().is_some());
+        if is_going && self.looks.is_due(Instant::now()) {
+            let (Shared { log, topics, .. }, known) = (self.shared.clone(), self.looks.topics().clone());
+            let look = async move { Happening::Looked(anew::look(&*log, &topics, &known).await) };
+            self.under_way.push(Box::pin(look));
+        }
     }
 
     /// Brings everything into the state in which nothing more can be done now. Who is about to stop
@@ -197,6 +207,11 @@ impl Owner {
             // What is gathered may be wrong: nothing more is committed from this memory.
             if let Some(writer) = self.writer.take() {
                 self.restore_halted(writer, lane, reason);
+            }
+        } else if self.looks.found_replaced() {
+            if let Some(writer) = self.writer.take() {
+                let cursor = self.committed.clone();
+                self.exit = Some(Exit::Restore { writer, cursor, accepted: Accepted::Nothing });
             }
         } else if self.writer.is_some() && (self.due || self.seats.iter().any(Seat::has_gathered)) {
             self.start_commit();
@@ -229,6 +244,7 @@ impl Owner {
                 self.read(reader, Happening::Control);
             }
             Happening::Committed(writer, result, committing) => self.commit_ended(writer, result, committing)?,
+            Happening::Looked(found) => self.looks.ended(found, Instant::now()),
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! Take-over, steps 4 and 5: from the last committed cursor to lanes that go on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
 use crate::metrics;
 use crate::record::control::{Action, VERB, Verb};
-use crate::record::cursor::{LaneCursor, OwnerCursor, TopicIds, decode};
+use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
 use crate::record::ledger::LedgerRecord;
-use crate::record::{Name, Offset, Partition, RecordRef, Timestamp, TopicId};
+use crate::record::{Name, Offset, Partition, RecordRef, Timestamp, TopicIds};
 use crate::takeover;
 
+use super::anew;
 use super::batches::Batches;
 use super::destinations::Destinations;
 use super::lane::{LaneState, Lost};
@@ -31,6 +32,13 @@ pub(super) enum Accepted {
 /// Later than every record.
 const FOR_EVER: Timestamp = Timestamp(i64::MAX);
 
+/// The lanes of a control partition, ready to go on.
+pub(super) struct Restored {
+    pub(super) seats: Vec<Seat>,
+    /// The topics that they are about.
+    pub(super) topics: TopicIds,
+}
+
 /// Restores the lanes of a control partition. A lane that cannot go on comes back halted; its
 /// verdict counts once the next cursor is committed.
 ///
@@ -41,58 +49,34 @@ pub(super) async fn restore(
     shared: &Shared,
     cursor: &OwnerCursor,
     accepted: Accepted,
-) -> Result<Vec<Seat>, takeover::Error> {
+) -> Result<Restored, takeover::Error> {
     let accepted_before = last_accept(shared, Offset(cursor.control)).await?;
     let mut seats = Vec::new();
-    let now = identities(shared).await?;
+    // Before all that is asked of them: one that is made anew meanwhile is found by the next look.
+    let topics = anew::look(&*shared.log, &shared.topics, &cursor.topics).await?;
     for lane in shared.topics.lanes_of(shared.control) {
         let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
-        let mut known = cursor.topics.get(&lane.0).cloned().unwrap_or_default();
-        let anew = made_anew(&known, &now);
+        let known = cursor.topics.clone().into_iter().chain(lane_cursor.about).collect();
+        // Until the loss is accepted, the lane's positions are about what it knew.
+        lane_cursor.about = anew::replaced(&known, &topics);
         let results_lost = match accepted {
-            Accepted::Lane(accepted) if accepted == lane => {
-                known.clear();
-                accept(shared, lane, &mut lane_cursor, &anew).await?
-            }
+            Accepted::Lane(accepted) if accepted == lane => accept(shared, lane, &mut lane_cursor).await?,
             Accepted::Cursor => Some(begin_behind_tails(shared, lane, &mut lane_cursor).await?),
             _ => match accepted_before {
                 Some(before) => Some(lost(shared, lane, &lane_cursor, before).await?),
                 None => None,
             },
         };
-        // Until the loss is accepted, the lane's positions are about what it knew.
-        let topics: TopicIds = now.clone().into_iter().chain(known).collect();
-        if lane_cursor.halted.is_none() && topics != now {
-            let other = topics.iter().filter(|(name, id)| now.get(*name) != Some(*id));
-            let anew = other.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-            lane_cursor.halted = Some(format!("{anew} was deleted and made anew: what it held before is lost"));
+        if lane_cursor.halted.is_none() && !lane_cursor.about.is_empty() {
+            lane_cursor.halted = Some(anew::reason(&lane_cursor.about));
         }
         let mut seat = restore_lane(shared, lane, lane_cursor).await?;
-        seat.topics = topics;
         if let Some(state) = seat.state_mut() {
             state.results_lost = results_lost;
         }
         seats.push(seat);
     }
-    Ok(seats)
-}
-
-/// The topics of the lanes' positions as they are now.
-async fn identities(shared: &Shared) -> Result<TopicIds, Error> {
-    let topics = &shared.topics;
-    let mut now = TopicIds::new();
-    for topic in [&topics.input, &topics.results, &topics.ledger, &topics.batches] {
-        if let Some(id) = shared.log.identity(topic).await? {
-            now.insert(topic.as_str().to_owned(), id);
-        }
-    }
-    Ok(now)
-}
-
-/// The names of topics that are not those which were known by them.
-fn made_anew(known: &TopicIds, now: &TopicIds) -> BTreeSet<String> {
-    let other = |name: &str, id: &TopicId| known.get(name).is_some_and(|known| known != id);
-    now.iter().filter(|(name, id)| other(name.as_str(), id)).map(|(name, _)| name.clone()).collect()
+    Ok(Restored { seats, topics })
 }
 
 /// When a loss was accepted last, by an order below this position. Who accepted it may have died before what had
@@ -172,7 +156,7 @@ async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneC
     let input = shared.log.bounds(&shared.topics.input.partition(lane)).await?.end;
     let results = shared.log.bounds(&shared.topics.results.partition(lane)).await?.end;
     for topic in shared.topics.destinations.values() {
-        if let Tail::Ahead { next, .. } = compare(&*shared.log, &topic.partition(lane), 0).await? {
+        if let Tail::Ahead { next, .. } = compare(&*shared.log, &topic.partition(lane), 0..0).await? {
             cursor.sequences.insert(topic.as_str().to_owned(), next);
         }
     }
@@ -205,8 +189,9 @@ async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Re
 async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<String>, Error> {
     for topic in shared.topics.destinations.values() {
         let name = topic.as_str().to_owned();
-        let counter = cursor.sequences.get(&name).copied().unwrap_or(0);
-        match compare(&*shared.log, &topic.partition(lane), counter).await? {
+        let numbers = numbers(cursor, &name);
+        let counter = numbers.end;
+        match compare(&*shared.log, &topic.partition(lane), numbers).await? {
             Tail::Equal => {}
             Tail::Ahead { next, outputs } => {
                 tracing::warn!(%lane, topic = name, ahead = next - counter, "outputs were committed beyond the cursor");
@@ -214,7 +199,7 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
                 cursor.suppressed.entry(name.clone()).or_default().extend(outputs);
                 cursor.sequences.insert(name, next);
             }
-            Tail::Broken { reason, .. } => {
+            Tail::Behind { reason, .. } | Tail::Gone { reason } => {
                 metrics::lane(lane).torn.inc();
                 return Ok(Some(reason));
             }
@@ -223,20 +208,22 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
     Ok(None)
 }
 
+/// The sequence numbers that the cursor counts in an output topic.
+fn numbers(cursor: &LaneCursor, topic: &str) -> Range<u64> {
+    let of = |numbers: &BTreeMap<String, u64>| numbers.get(topic).copied().unwrap_or(0);
+    of(&cursor.begins)..of(&cursor.sequences)
+}
+
 /// Ends a halt by loss: goes on with what the logs still hold and with what can be read of it. Where
 /// results were lost, says how far the results and the input have to be read to know which records
 /// are without one.
-async fn accept(
-    shared: &Shared,
-    lane: Partition,
-    cursor: &mut LaneCursor,
-    anew: &BTreeSet<String>,
-) -> Result<Option<Lost>, Error> {
+async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<Lost>, Error> {
     let topics = &shared.topics;
-    let is_anew = |topic: &Topic| anew.contains(topic.as_str());
+    let anew = std::mem::take(&mut cursor.about);
+    let is_anew = |topic: &Topic| anew.contains_key(topic.as_str());
     cursor.halted = None;
     let input = shared.log.bounds(&topics.input.partition(lane)).await?;
-    let unanswered = accept_input(shared, lane, cursor, input, anew).await?;
+    let unanswered = accept_input(shared, lane, cursor, input, is_anew(&topics.input)).await?;
     let results = shared.log.bounds(&topics.results.partition(lane)).await?;
     let mut from = Offset(cursor.results);
     if from < results.start || from > results.end || is_anew(&topics.results) {
@@ -256,15 +243,30 @@ async fn accept(
     let from = from.clamp(batches.start, batches.end);
     cursor.batches = behind_damage_at(shared, &of, from, batches.end).await?.unwrap_or(from).0;
     for topic in topics.destinations.values() {
-        let name = topic.as_str().to_owned();
-        let counter = cursor.sequences.get(&name).copied().unwrap_or(0);
-        if let Tail::Broken { next, .. } = compare(&*shared.log, &topic.partition(lane), counter).await? {
-            cursor.sequences.insert(name, next);
-        }
+        accept_output(shared, &topic.partition(lane), cursor, is_anew(topic)).await?;
     }
     let input = Offset(cursor.limit).min(input.end);
     let all = Lost { results: results.end, input, before: FOR_EVER, hastened: Offset::ZERO };
     Ok(lost.then_some(all))
+}
+
+/// Sequence numbers go on where outputs are gone: receivers know those from before. A torn transaction, of which
+/// nobody saw anything, leaves no gap.
+async fn accept_output(
+    shared: &Shared,
+    of: &TopicPartition,
+    cursor: &mut LaneCursor,
+    is_anew: bool,
+) -> Result<(), Error> {
+    let name = of.topic.as_str().to_owned();
+    let numbers = numbers(cursor, &name);
+    let counter = numbers.end;
+    match compare(&*shared.log, of, numbers).await? {
+        Tail::Equal | Tail::Ahead { .. } => {}
+        Tail::Behind { next, .. } if !is_anew => drop(cursor.sequences.insert(name, next)),
+        Tail::Behind { .. } | Tail::Gone { .. } => drop(cursor.begins.insert(name, counter)),
+    }
+    Ok(())
 }
 
 /// Moves a frontier from where nothing is, or nothing can be read; says whether results may be missing of what
@@ -275,10 +277,9 @@ async fn accept_input(
     lane: Partition,
     cursor: &mut LaneCursor,
     input: Bounds,
-    anew: &BTreeSet<String>,
+    is_anew: bool,
 ) -> Result<bool, Error> {
     let frontier = Offset(cursor.frontier);
-    let is_anew = anew.contains(shared.topics.input.as_str());
     let is_lost = is_anew || frontier < input.start || frontier > input.end;
     let behind = match is_lost {
         true => None,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::log::{Append, Error, Fetched, Reader};
 use crate::metrics;
 use crate::order::Violated;
-use crate::record::cursor::{LaneCursor, TopicIds};
+use crate::record::cursor::LaneCursor;
 use crate::record::{Batch, Epoch, Offset, Partition, Timestamp};
 use crate::topics::Topics;
 
@@ -24,8 +24,6 @@ pub(super) struct Seat {
     pub(super) results: Option<Box<dyn Reader>>,
     pub(super) commands: Option<Box<dyn Reader>>,
     ledger_end: Offset,
-    /// The topics that the lane's positions are about.
-    pub(super) topics: TopicIds,
     /// An invariant that did not hold: the lane is restored from its last cursor, halted.
     pub(super) defect: Option<String>,
     /// How many messages were held back for an operator when that was last told.
@@ -57,7 +55,6 @@ impl Seat {
             results: None,
             commands: None,
             ledger_end,
-            topics: TopicIds::new(),
             defect: None,
             halts_told: 0,
             metrics: metrics::lane(lane),
@@ -314,9 +311,7 @@ impl Seat {
         if let Err(violated) = state.committed(cursor, ledger) {
             self.found_defect(&violated);
         } else if cursor.halted.is_some() {
-            let topics = std::mem::take(&mut self.topics);
             *self = Self::halted(self.lane, cursor.clone());
-            self.topics = topics;
         }
     }
 

@@ -1,8 +1,8 @@
 //! The lane's state as its cursor holds it, and what a commit that went through means for it.
 
 use crate::order::Violated;
-use crate::record::Offset;
 use crate::record::cursor::LaneCursor;
+use crate::record::{Offset, TopicIds};
 
 use super::lane::LaneState;
 
@@ -27,6 +27,7 @@ impl LaneState {
             limit: limit.0,
             dispatched: self.dispatch.position().0,
             sequences,
+            begins: self.begins.clone(),
             rounds: self.rounds.iter().map(|(offset, round)| (offset.0, round.0)).collect(),
             identities: identities.0,
             order: self.scope.to_string(),
@@ -36,6 +37,7 @@ impl LaneState {
             batch_items: self.batches.as_ref().and_then(|batches| batches.needed_items()),
             events: self.batches.as_ref().map_or_else(Vec::new, |batches| batches.pending_events()),
             halted: self.halted.clone(),
+            about: TopicIds::new(),
         }
     }
 

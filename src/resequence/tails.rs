@@ -2,10 +2,11 @@
 //!
 //! Sequence numbers are compared, never source offsets. Equal: go on. The tail is ahead: a commit
 //! of outputs went through without its cursor; the counter goes on from the tail, and what the
-//! tail holds is not written again. The tail is behind: outputs of a committed cursor are
+//! tail holds is not written again. The tail is behind, or gone: outputs of a committed cursor are
 //! missing; the lane halts.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::log::{Bounds, Error, Log, TopicPartition, damage};
 use crate::record::{Offset, OutputHeaders};
@@ -18,24 +19,27 @@ pub(super) enum Tail {
     Equal,
     /// Outputs beyond the cursor: `(source offset, output index)` and their sequence numbers.
     Ahead { next: u64, outputs: BTreeMap<(u64, u32), u64> },
-    /// It cannot be gone on from; the reason. The counter would go on from `next`.
-    Broken { next: u64, reason: String },
+    /// Its last outputs are missing; the reason. The counter would go on from `next`.
+    Behind { next: u64, reason: String },
+    /// None of the outputs is there; the reason.
+    Gone { reason: String },
 }
 
 /// How far back the first look goes; doubled until the cursor's place is found.
 const FIRST_LOOK: u64 = 256;
 
-/// Compares the committed tail of a destination's partition with the cursor's next sequence
-/// number. Call after the former owners are fenced: nothing of theirs can be added any more.
-pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, counter: u64) -> Result<Tail, Error> {
+/// Compares the committed tail of a destination's partition with the sequence numbers that the cursor
+/// counts in it, from the one with which the topic began to the next. Call after the former owners are
+/// fenced: nothing of theirs can be added any more.
+pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
     let bounds = log.bounds(of).await?;
     let mut back = FIRST_LOOK;
     loop {
         let from = Offset(bounds.end.0.saturating_sub(back)).max(bounds.start);
         let found = outputs_from(log, of, from, bounds.end).await?;
-        let reaches_back = found.iter().any(|(_, sequence)| *sequence < counter);
+        let reaches_back = found.iter().any(|(_, sequence)| *sequence < numbers.end);
         if reaches_back || from == bounds.start {
-            return Ok(judge(&found, counter, bounds, of));
+            return Ok(judge(&found, numbers, bounds, of));
         }
         back = back.saturating_mul(2);
     }
@@ -43,14 +47,17 @@ pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, counter: u64) ->
 
 type Output = ((u64, u32), u64);
 
-fn judge(found: &[Output], counter: u64, bounds: Bounds, of: &TopicPartition) -> Tail {
-    let Some(next) = found.iter().map(|(_, sequence)| sequence + 1).max() else {
-        // Retention may have emptied it; an empty log that starts at 0 never held what the cursor counts.
-        if counter == 0 || bounds.start > Offset::ZERO {
+fn judge(found: &[Output], numbers: Range<u64>, bounds: Bounds, of: &TopicPartition) -> Tail {
+    let counter = numbers.end;
+    // Below its beginning a topic that was made anew holds what somebody put back.
+    let Some(next) = found.iter().map(|(_, sequence)| sequence + 1).filter(|next| *next > numbers.start).max() else {
+        // Retention may have emptied it; a log that starts at 0 and holds none never held what the cursor counts.
+        if numbers.is_empty() || bounds.start > Offset::ZERO {
             return Tail::Equal;
         }
-        let reason = format!("{of} is empty, but {counter} outputs were written to it: was the topic made anew?");
-        return Tail::Broken { next: 0, reason };
+        let missing = counter - numbers.start;
+        let reason = format!("{of} holds none of {missing} outputs that were written to it: was the topic made anew?");
+        return Tail::Gone { reason };
     };
     match next.cmp(&counter) {
         std::cmp::Ordering::Equal => Tail::Equal,
@@ -61,7 +68,7 @@ fn judge(found: &[Output], counter: u64, bounds: Bounds, of: &TopicPartition) ->
         std::cmp::Ordering::Less => {
             let missing = counter - next;
             let reason = format!("{of} lacks its last {missing} outputs, which the cursor counts: a torn transaction");
-            Tail::Broken { next, reason }
+            Tail::Behind { next, reason }
         }
     }
 }
@@ -93,20 +100,30 @@ mod tests {
     use crate::log::Topic;
     use crate::record::Partition;
 
-    fn judged(sequences: &[u64], counter: u64, start: u64) -> Tail {
+    fn judged(sequences: &[u64], numbers: Range<u64>, start: u64) -> Tail {
         let found: Vec<_> = sequences.iter().map(|s| ((s + 100, 0), *s)).collect();
         let bounds = Bounds { start: Offset(start), stable_end: Offset(50), end: Offset(50) };
-        judge(&found, counter, bounds, &Topic::from("out").partition(Partition(0)))
+        judge(&found, numbers, bounds, &Topic::from("out").partition(Partition(0)))
     }
 
     #[test]
     fn tails_are_compared_by_sequence() {
-        assert_eq!(judged(&[3, 4], 5, 0), Tail::Equal);
-        assert_eq!(judged(&[], 0, 0), Tail::Equal);
-        assert_eq!(judged(&[], 7, 9), Tail::Equal, "retention emptied it");
+        assert_eq!(judged(&[3, 4], 0..5, 0), Tail::Equal);
+        assert_eq!(judged(&[], 0..0, 0), Tail::Equal);
+        assert_eq!(judged(&[], 0..7, 9), Tail::Equal, "retention emptied it");
         let outputs = BTreeMap::from([((104, 0), 4), ((105, 0), 5)]);
-        assert_eq!(judged(&[3, 4, 5], 4, 0), Tail::Ahead { next: 6, outputs });
-        assert!(matches!(judged(&[3], 5, 0), Tail::Broken { next: 4, .. }));
-        assert!(matches!(judged(&[], 5, 0), Tail::Broken { next: 0, .. }));
+        assert_eq!(judged(&[3, 4, 5], 0..4, 0), Tail::Ahead { next: 6, outputs });
+        assert!(matches!(judged(&[3], 0..5, 0), Tail::Behind { next: 4, .. }));
+        assert!(matches!(judged(&[], 0..5, 0), Tail::Gone { .. }));
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_and_accepted_begins_with_its_number() {
+        assert_eq!(judged(&[], 5..5, 0), Tail::Equal);
+        assert_eq!(judged(&[2, 3], 5..5, 0), Tail::Equal, "somebody put them back");
+        assert_eq!(judged(&[5], 5..6, 0), Tail::Equal);
+        assert_eq!(judged(&[5], 5..5, 0), Tail::Ahead { next: 6, outputs: BTreeMap::from([((105, 0), 5)]) });
+        assert!(matches!(judged(&[5], 5..7, 0), Tail::Behind { next: 6, .. }));
+        assert!(matches!(judged(&[2, 3], 5..6, 0), Tail::Gone { .. }));
     }
 }

@@ -46,7 +46,13 @@ pub(crate) struct Checker {
 
 impl Checker {
     pub(crate) fn start(of: &Rig) -> Self {
-        let lanes = (0..LANES).map(|lane| (lane, Lane::default())).collect();
+        Self::going_on_from(of, 0)
+    }
+
+    /// Of lanes whose first output has this sequence number.
+    pub(crate) fn going_on_from(of: &Rig, next_sequence: u64) -> Self {
+        let lane = |lane| (lane, Lane { outputs: Vec::new(), next_sequence });
+        let lanes = (0..LANES).map(lane).collect();
         let state = State { lanes, wrong: None, last: Instant::now(), longest: Duration::ZERO };
         let (state, stop) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
         let consumer = reader(&of.client(), &of.topic("output"));

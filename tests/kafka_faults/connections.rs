@@ -113,9 +113,9 @@ fn f74_a_partition_that_gives_nothing_new_is_read_by_another_client() {
     let proxied = Proxied::start();
     let input = Topic::from(proxied.rig.topic("input"));
     let log = Kafka::new(Options { properties: proxied.rig.cluster.properties(), ..Options::default() });
-    let id = async { log.expect("the properties are right").identity(&input).await };
+    let id = async { log.expect("the properties are right").identities(std::slice::from_ref(&input)).await };
     let id = tokio::runtime::Runtime::new().expect("there are threads").block_on(id);
-    let id = id.expect("the broker is there").expect("brokers have ids");
+    let id = id.expect("the broker is there")[input.as_str()];
     // For its first second a reader has another client than from then on.
     proxied.checker.more(600);
     proxied.checker.longest_pause();

@@ -14,7 +14,7 @@ use seriatim::log::{
 };
 use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
 use seriatim::record::{
-    Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, TopicId, check,
+    Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, TopicIds, check,
 };
 use seriatim::topics::Topics;
 use seriatim::work::{self, Answer, Failure, Job, Options, Processor};
@@ -312,8 +312,8 @@ impl Log for Picky {
         self.log.shape(topic)
     }
 
-    fn identity<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Option<TopicId>, Error>> {
-        self.log.identity(topic)
+    fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
+        self.log.identities(topics)
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

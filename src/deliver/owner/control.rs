@@ -129,16 +129,19 @@ impl Owner {
     fn ask(&mut self, feed: usize) {
         if !self.asking {
             self.asking = true;
-            let (log, at) = (self.shared.log.clone(), self.feeds[feed].at.clone());
+            let (log, at, life) = (self.shared.log.clone(), self.feeds[feed].at.clone(), self.feeds[feed].life);
             let asked = tasks::remains(log, at, Offset(self.known(feed).position));
-            self.tasks.push(asked.map(move |remains| Done::Remains { feed, remains }).boxed());
+            self.tasks.push(asked.map(move |remains| Done::Remains { feed, life, remains }).boxed());
         }
     }
 
     /// Executes the order for which the log was asked. One that accepted a loss leaves the queue when the
-    /// loss is over.
-    pub(super) fn remains(&mut self, feed: usize, remains: Result<Remains, log::Error>) {
+    /// loss is over. What was asked of a topic that was made anew meanwhile is asked again.
+    pub(super) fn remains(&mut self, feed: usize, life: u32, remains: Result<Remains, log::Error>) {
         self.asking = false;
+        if self.feeds[feed].life != life {
+            return;
+        }
         let at = &self.feeds[feed].at;
         match (remains, self.verbs.front().map(|(_, verb)| &verb.action)) {
             (Ok(remains), Some(PushAction::Replay { from, id, .. })) => {
@@ -179,17 +182,17 @@ impl Owner {
     }
 
     /// Where a feed stands, or stood when that was known last.
-    fn known(&self, feed: usize) -> PushPosition {
+    pub(super) fn known(&self, feed: usize) -> PushPosition {
         let at = &self.feeds[feed].at;
         let committed = self.state.topics.get(at.topic.as_str()).and_then(|lanes| lanes.get(&at.partition.0));
         self.feeds[feed].position().or_else(|| committed.cloned()).unwrap_or_default()
     }
 
     /// Goes on from the position where the log still has it, behind what cannot be read there, else from the
-    /// log's beginning.
+    /// log's beginning, as in a topic that was made anew.
     fn accepted(&mut self, feed: usize, remains: &Remains) {
         let (mut known, bounds) = (self.known(feed), remains.bounds);
-        let is_there = bounds.start.0 <= known.position && known.position <= bounds.end.0;
+        let is_there = known.about.is_none() && bounds.start.0 <= known.position && known.position <= bounds.end.0;
         let position = match remains.behind {
             Some(behind) if is_there => {
                 let halted = known.halted.split_off(&behind.0);

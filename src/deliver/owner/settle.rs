@@ -244,7 +244,10 @@ impl Owner {
         feed.reading = false;
         feed.reader = read.fetch.reader;
         match read.fetch.fetched {
-            Ok(fetched) => feed.admit(&fetched.batches, fetched.next),
+            Ok(fetched) => {
+                feed.admit(&fetched.batches, fetched.next);
+                self.dirty |= feed.lost.is_some();
+            }
             Err(error) if is_passing(&error) => tracing::warn!(at = %feed.at, %error, "reading again"),
             Err(error @ log::Error::Damaged(_)) => feed.meets_damage(error.to_string()),
             Err(error) => {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::{Answer, Failure, FailureKind, Push, Sender};
-use crate::log::{self, Append, Bounds, Fetched, Log, Reader, TopicPartition, Visibility, Writer, damage};
+use crate::log::{self, Append, Bounds, Fetched, Log, Reader, Topic, TopicPartition, Visibility, Writer, damage};
 use crate::order::Part;
-use crate::record::{Batch, Offset};
+use crate::record::{Batch, Offset, TopicIds};
 
 /// How much of a partition is read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -22,9 +22,10 @@ pub(super) enum Done {
     Loaded(Loaded),
     Read(Read),
     Control(Fetch),
-    Remains { feed: usize, remains: Result<Remains, log::Error> },
+    Remains { feed: usize, life: u32, remains: Result<Remains, log::Error> },
     Tested(Tested),
     Measured(Vec<Result<Bounds, log::Error>>),
+    Looked(Result<TopicIds, log::Error>),
     Committed(Committed),
 }
 
@@ -192,6 +193,11 @@ pub(super) async fn measure(log: Arc<dyn Log>, of: Vec<TopicPartition>) -> Done 
         bounds.push(log.bounds(at).await);
     }
     Done::Measured(bounds)
+}
+
+/// Asks which topics there are.
+pub(super) async fn look(log: Arc<dyn Log>, topics: Vec<Topic>) -> Done {
+    Done::Looked(log.identities(&topics).await)
 }
 
 pub(super) async fn commit(mut writer: Box<dyn Writer>, appends: Vec<Append>) -> Done {

@@ -1,7 +1,7 @@
 //! Questions to the cluster: what topics are like, where partitions end. They block, so they are
 //! asked on threads that may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::client::{Context, Properties};
 use super::errors::{code, of_question};
-use super::native::{Consumer, topic_id};
+use super::native::{Consumer, topic_ids};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
-use crate::record::{Offset, Partition, TopicId};
+use crate::record::{Offset, Partition, TopicId, TopicIds};
 
 /// How long an answer is waited for: less than a session, so that who asks stays a member.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
@@ -126,19 +126,27 @@ impl Asker {
         .await
     }
 
-    /// The id that the cluster gave a topic when it was made; `None` where there is no such topic, or
-    /// brokers that are too old to have ids.
-    pub(super) async fn identity(&self, topic: &Topic) -> Result<Option<TopicId>, Error> {
-        let (client, seen, at) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topic.partition(Partition(0)));
+    /// The ids that the cluster gave topics when they were made, without those that do not exist. Brokers
+    /// that are too old to have ids tell none.
+    pub(super) async fn identities(&self, topics: &[Topic]) -> Result<TopicIds, Error> {
+        let (client, seen, topics) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topics.to_vec());
         blocking(move || {
+            let Some(first) = topics.first() else { return Ok(TopicIds::new()) };
             take_events(&client);
-            let judge = |code| seen.judge(of_question, code, &at);
-            let name = CString::new(at.topic.as_str()).map_err(|_| judge(Code::InvalidTopic))?;
-            match topic_id(&*client, &name, ANSWER) {
-                Ok(id) => Ok(Some(TopicId(id)).filter(|id| id.0 != 0)),
-                Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
-                Err(code) => Err(judge(code)),
+            let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
+            let name = |topic: &Topic| CString::new(topic.as_str()).map_err(|_| judge(Code::InvalidTopic, topic));
+            // A question that names one twice is refused.
+            let names: BTreeSet<_> = topics.iter().map(name).collect::<Result<_, _>>()?;
+            let names: Vec<_> = names.into_iter().collect();
+            let mut ids = TopicIds::new();
+            for (name, id) in topic_ids(&*client, &names, ANSWER).map_err(|code| judge(code, first))? {
+                match id {
+                    Ok(0) | Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
+                    Ok(id) => drop(ids.insert(name, TopicId(id))),
+                    Err(code) => return Err(judge(code, &Topic::from(name))),
+                }
             }
+            Ok(ids)
         })
         .await
     }

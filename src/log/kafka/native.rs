@@ -8,7 +8,7 @@
 
 mod apart;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -162,11 +162,14 @@ impl Polled<Producer> {
     }
 }
 
-/// The id of a topic. Blocks until a broker has answered, for `patience` at most.
-pub(super) fn topic_id(client: &impl Client, topic: &CStr, patience: Duration) -> Result<u128, Code> {
+/// A topic's name, and its id or why it has none.
+pub(super) type Named = (String, Result<u128, Code>);
+
+/// The ids of topics. Blocks until a broker has answered, for `patience` at most.
+pub(super) fn topic_ids(client: &impl Client, topics: &[CString], patience: Duration) -> Result<Vec<Named>, Code> {
     let millis = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
-    let mut names = [topic.as_ptr()];
-    // SAFETY: the client lives, and so does the name, which is copied; what is made here is given back
+    let mut names: Vec<_> = topics.iter().map(|name| name.as_ptr()).collect();
+    // SAFETY: the client lives, and so do the names, which are copied; what is made here is given back
     // here, the event after what was borrowed from it.
     unsafe {
         let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
@@ -174,7 +177,7 @@ pub(super) fn topic_id(client: &impl Client, topic: &CStr, patience: Duration) -
         sys::rd_kafka_DescribeTopics(client.native(), topics, ptr::null(), queue);
         sys::rd_kafka_TopicCollection_destroy(topics);
         let event = sys::rd_kafka_queue_poll(queue, millis);
-        let id = match event.as_ref() {
+        let ids = match event.as_ref() {
             Some(event) => described(event),
             None => Err(Code::OperationTimedOut),
         };
@@ -182,39 +185,51 @@ pub(super) fn topic_id(client: &impl Client, topic: &CStr, patience: Duration) -
             sys::rd_kafka_event_destroy(event);
         }
         sys::rd_kafka_queue_destroy(queue);
-        id
+        ids
     }
 }
 
 /// # Safety
 ///
-/// Only for the answer to a question about one topic.
-unsafe fn described(event: *const sys::rd_kafka_event_t) -> Result<u128, Code> {
-    let check = |code: Code| if code == Code::NoError { Ok(()) } else { Err(code) };
-    // SAFETY: the event lives; all that is looked at is part of it.
+/// Only for the answer to a question about topics.
+unsafe fn described(event: *const sys::rd_kafka_event_t) -> Result<Vec<Named>, Code> {
+    // SAFETY: the event lives; all that is looked at is part of it, as many topics as it says.
     unsafe {
         let event = event.cast_mut();
-        check(Code::from(sys::rd_kafka_event_error(event)))?;
+        no_error(Code::from(sys::rd_kafka_event_error(event)))?;
         let answer = sys::rd_kafka_event_DescribeTopics_result(event);
         if answer.is_null() {
             return Err(Code::BadMessage);
         }
         let mut count = 0;
         let topics = sys::rd_kafka_DescribeTopics_result_topics(answer, &raw mut count);
-        if count == 0 || topics.is_null() {
-            return Err(Code::UnknownTopicOrPartition);
-        }
-        let error = sys::rd_kafka_TopicDescription_error(*topics);
+        let topics = if topics.is_null() { &[] } else { std::slice::from_raw_parts(topics, count) };
+        let named = |topic: *const _| CStr::from_ptr(sys::rd_kafka_TopicDescription_name(topic)).to_string_lossy();
+        Ok(topics.iter().map(|topic| (named(*topic).into_owned(), topic_id(*topic))).collect())
+    }
+}
+
+/// # Safety
+///
+/// Only for a topic of an answer that lives.
+unsafe fn topic_id(topic: *const sys::rd_kafka_TopicDescription_t) -> Result<u128, Code> {
+    // SAFETY: the topic lives, and all that is looked at is part of it.
+    unsafe {
+        let error = sys::rd_kafka_TopicDescription_error(topic);
         if !error.is_null() {
-            check(Code::from(sys::rd_kafka_error_code(error)))?;
+            no_error(Code::from(sys::rd_kafka_error_code(error)))?;
         }
-        let id = sys::rd_kafka_TopicDescription_topic_id(*topics);
+        let id = sys::rd_kafka_TopicDescription_topic_id(topic);
         if id.is_null() {
             return Err(Code::BadMessage);
         }
         let (high, low) = (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id));
         Ok(u128::from(high.cast_unsigned()) << 64 | u128::from(low.cast_unsigned()))
     }
+}
+
+fn no_error(code: Code) -> Result<(), Code> {
+    if code == Code::NoError { Ok(()) } else { Err(code) }
 }
 
 type Value = sys::rd_kafka_vu_s__bindgen_ty_1;

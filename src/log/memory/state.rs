@@ -12,7 +12,7 @@ use super::Shared;
 use super::faults::{Dice, Fate, Faults, happens, wait};
 use super::partition::{PartitionLog, Transaction};
 use crate::log::{Append, Appending, Error, Offsets, Topic, TopicPartition, TopicShape};
-use crate::record::{Batch, Offset, Partition, Timestamp, TopicId};
+use crate::record::{Batch, Offset, Partition, Timestamp, TopicId, TopicIds};
 
 /// Who may write for one partition of one group.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +84,13 @@ impl State {
         self.partitions.get_mut(of).ok_or_else(|| unknown(of))
     }
 
-    pub(super) fn identity(&self, topic: &Topic) -> Option<TopicId> {
-        self.shapes.get(topic).map(|_| TopicId(self.lives.get(topic).copied().unwrap_or(0)))
+    pub(super) fn identities(&self, topics: &[Topic]) -> TopicIds {
+        let known = topics.iter().filter(|topic| self.shapes.contains_key(*topic));
+        known.map(|topic| (topic.as_str().to_owned(), self.identity(topic))).collect()
+    }
+
+    pub(super) fn identity(&self, topic: &Topic) -> TopicId {
+        TopicId(self.lives.get(topic).copied().unwrap_or(0))
     }
 
     pub(super) fn recreate(&mut self, topic: &Topic) {

@@ -24,7 +24,8 @@ impl Owner {
         let mut ledgers = Vec::new();
         let Shared { topics, epoch, control, .. } = &self.shared;
         let control_to = self.verbs.position().0;
-        let mut cursor = OwnerCursor { epoch: epoch.0, control: control_to, ..OwnerCursor::default() };
+        let known = self.looks.topics().clone();
+        let mut cursor = OwnerCursor { epoch: epoch.0, control: control_to, topics: known, ..OwnerCursor::default() };
         for seat in &mut self.seats {
             let (gathered, lane_cursor) = seat.form_commit(topics);
             for append in gathered {
@@ -35,9 +36,6 @@ impl Owner {
                 appends.push(append);
             }
             cursor.lanes.insert(seat.lane.0, lane_cursor);
-            if !seat.topics.is_empty() {
-                cursor.topics.insert(seat.lane.0, seat.topics.clone());
-            }
         }
         appends.extend(self.verbs.results(topics));
         let encoded = encode(&cursor);
