@@ -222,6 +222,34 @@ fn f32_an_output_that_the_brokers_refuse_halts_its_lane_alone() {
 }
 
 #[test]
+fn f32_a_lane_whose_output_may_not_be_written_stands_still_and_the_others_go_on() {
+    let rig = Rig::with(&["--authorize"], "destinations = { default = {}, other = {} }\n");
+    let (_work, owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 100);
+    checker.more(100);
+    rig.cluster.order("deny", &rig.topic("output.other"));
+    // That takes its time to come to the broker which decides.
+    let mut denied = 0;
+    let halted = || {
+        denied += 1;
+        feed::write_one_to(&rig, 0, "denied", "other");
+        owner.said().contains("a commit was refused: its lane stands still").then_some(())
+    };
+    rig::wait_for(Duration::from_secs(60), halted, || owner.said());
+    feed::write(&rig, 100);
+    checker.more(50);
+    assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
+    let url = format!("http://{}", owner.address("the admin port"));
+    let (_, why) = rig.verb(&["why", "0", "--url", &url], &[]);
+    assert!(why.contains("t.output.other[0]") && why.contains("authorization failed"), "{why}");
+    rig.cluster.order("allow", &rig.topic("output.other"));
+    anew::accept(&rig, &owner, 0);
+    checker.more(50);
+    assert_eq!(checker.sources(0), (0..50).chain(50 + denied..100 + denied).collect::<Vec<_>>());
+}
+
+#[test]
 fn f41_the_broker_dies_and_comes_back() {
     let rig = Rig::new(&[]);
     let (_work, _owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));

@@ -203,6 +203,9 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
                 metrics::lane(lane).torn.inc();
                 return Ok(Some(reason));
             }
+            // A lane that has never sent anything there does not stand still for it.
+            Tail::Refused { .. } if counter == 0 => {}
+            Tail::Refused { reason } => return Ok(Some(reason)),
         }
     }
     Ok(None)
@@ -262,7 +265,8 @@ async fn accept_output(
     let numbers = numbers(cursor, &name);
     let counter = numbers.end;
     match compare(&*shared.log, of, numbers).await? {
-        Tail::Equal | Tail::Ahead { .. } => {}
+        // What is refused halts the lane again.
+        Tail::Equal | Tail::Ahead { .. } | Tail::Refused { .. } => {}
         Tail::Behind { next, .. } if !is_anew => drop(cursor.sequences.insert(name, next)),
         Tail::Behind { .. } | Tail::Gone { .. } => drop(cursor.begins.insert(name, counter)),
     }

@@ -23,6 +23,8 @@ pub(super) enum Tail {
     Behind { next: u64, reason: String },
     /// None of the outputs is there; the reason.
     Gone { reason: String },
+    /// Nobody lets this process look; the reason.
+    Refused { reason: String },
 }
 
 /// How far back the first look goes; doubled until the cursor's place is found.
@@ -32,6 +34,13 @@ const FIRST_LOOK: u64 = 256;
 /// counts in it, from the one with which the topic began to the next. Call after the former owners are
 /// fenced: nothing of theirs can be added any more.
 pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
+    match look(log, of, numbers).await {
+        Err(Error::Rejected { at, reason }) => Ok(Tail::Refused { reason: format!("{at}: {reason}") }),
+        looked => looked,
+    }
+}
+
+async fn look(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
     let bounds = log.bounds(of).await?;
     let mut back = FIRST_LOOK;
     loop {

@@ -76,7 +76,7 @@ fn f31_lanes_whose_input_was_made_anew_stand_still_although_it_has_outgrown_them
 }
 
 /// An operator accepts what a lane has lost.
-fn accept(rig: &Rig, owner: &Process, lane: i32) {
+pub(crate) fn accept(rig: &Rig, owner: &Process, lane: i32) {
     let url = format!("http://{}", owner.address("the admin port"));
     let (code, text) =
         rig.verb(&["lanes", "accept", &lane.to_string(), "--yes", "--reason", "a test", "--url", &url], &[]);

@@ -75,11 +75,17 @@ impl Cluster {
     /// `kill`, `stop`, `cont` or `start` for a broker, by its number from 1; returns when it is done.
     #[allow(dead_code, reason = "not every test that has brokers breaks them")]
     pub(crate) fn command(&self, command: &str, broker: u32) {
+        self.order(command, &broker.to_string());
+    }
+
+    /// `deny` or `allow` for who writes to a topic, where the script was started with `--authorize`.
+    #[allow(dead_code, reason = "not every test that has brokers forbids anything")]
+    pub(crate) fn order(&self, command: &str, of: &str) {
         let mut pipe = self.pipe.lock().expect("no other test has failed with it");
-        writeln!(pipe.0, "{command} {broker}").expect("the script runs");
+        writeln!(pipe.0, "{command} {of}").expect("the script runs");
         let mut answer = String::new();
         pipe.1.read_line(&mut answer).expect("the script speaks UTF-8");
-        assert_eq!(answer.trim_end(), format!("done {command} {broker}"));
+        assert_eq!(answer.trim_end(), format!("done {command} {of}"));
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::client::{Context, Properties};
 use super::errors::{code, of_question};
-use super::native::{Consumer, topic_ids};
+use super::native::{Consumer, may_write, topic_ids};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
 use crate::record::{Offset, Partition, TopicId, TopicIds};
@@ -126,22 +126,21 @@ impl Asker {
         .await
     }
 
-    /// The ids that the cluster gave topics when they were made, without those that do not exist. Brokers
-    /// that are too old to have ids tell none.
+    /// The ids that the cluster gave topics when they were made, without those that do not exist, or that this
+    /// process may not look at. Brokers that are too old to have ids tell none.
     pub(super) async fn identities(&self, topics: &[Topic]) -> Result<TopicIds, Error> {
         let (client, seen, topics) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topics.to_vec());
         blocking(move || {
             let Some(first) = topics.first() else { return Ok(TopicIds::new()) };
             take_events(&client);
             let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
-            let name = |topic: &Topic| CString::new(topic.as_str()).map_err(|_| judge(Code::InvalidTopic, topic));
-            // A question that names one twice is refused.
-            let names: BTreeSet<_> = topics.iter().map(name).collect::<Result<_, _>>()?;
-            let names: Vec<_> = names.into_iter().collect();
+            let names = names(&topics).map_err(|topic| judge(Code::InvalidTopic, topic))?;
             let mut ids = TopicIds::new();
             for (name, id) in topic_ids(&*client, &names, ANSWER).map_err(|code| judge(code, first))? {
                 match id {
                     Ok(0) | Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
+                    // Whoever needs it is told so.
+                    Err(Code::TopicAuthorizationFailed) => {}
                     Ok(id) => drop(ids.insert(name, TopicId(id))),
                     Err(code) => return Err(judge(code, &Topic::from(name))),
                 }
@@ -149,6 +148,15 @@ impl Asker {
             Ok(ids)
         })
         .await
+    }
+
+    /// Which of these topics this process may not write to, or not any more; `None` where there is none, or
+    /// nobody says so. Blocks for an answer.
+    pub(super) fn unwritable(&self, topics: &[Topic]) -> Option<Topic> {
+        take_events(&self.committed);
+        let rights = may_write(&*self.committed, &names(topics).ok()?, ANSWER).ok()?;
+        let refused = |right: &Result<bool, Code>| matches!(right, Ok(false) | Err(Code::TopicAuthorizationFailed));
+        rights.into_iter().find(|(_, right)| refused(right)).map(|(name, _)| Topic::from(name))
     }
 
     /// Whether there is such a partition.
@@ -206,6 +214,13 @@ fn watermarks(client: &Consumer, of: &TopicPartition, patience: Duration) -> Res
     let (low, high) = client.fetch_watermarks(of.topic.as_str(), number, patience).map_err(|e| code(&e))?;
     let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| Code::OffsetNotAvailable);
     Ok((offset(low)?, offset(high)?))
+}
+
+/// Names for a question, which is refused where it has one twice. An error is a topic that can have no such name.
+fn names(topics: &[Topic]) -> Result<Vec<CString>, &Topic> {
+    let names: BTreeSet<_> =
+        topics.iter().map(|of| CString::new(of.as_str()).map_err(|_| of)).collect::<Result<_, _>>()?;
+    Ok(names.into_iter().collect())
 }
 
 /// Nobody polls these clients otherwise, and their events would pile up.

@@ -202,6 +202,7 @@ impl Committing {
                 Ok(written.iter().map(|written| offsets(written)).collect())
             }
             Err(Failed::Before(code, at)) => {
+                let (code, at) = self.cause(&producer, appends).unwrap_or((code, at));
                 let error = self.claimed.asker.seen.judge(of_transaction, code, &at);
                 if matches!(error, Error::Rejected { .. }) {
                     self.abort(&producer, appends)?;
@@ -210,6 +211,20 @@ impl Committing {
             }
             Err(Failed::AtEnd(code)) => Err(of_end(code, &self.claimed.control)),
         }
+    }
+
+    /// Which partition a coordinator did not take into the transaction because this process may not write there. That
+    /// takes all records from the queue, and the library says neither with them why nor of which topic it is.
+    fn cause(&self, producer: &Polled<Producer>, appends: &[Append]) -> Option<(Code, TopicPartition)> {
+        // A transaction that has to be aborted answers every other call with the reason.
+        let reason = producer.client.begin_transaction().err().map(|error| code(&error))?;
+        if reason != Code::TopicAuthorizationFailed {
+            return None;
+        }
+        let topics: Vec<_> = appends.iter().map(|append| append.to.topic.clone()).collect();
+        let refused = self.claimed.asker.unwritable(&topics)?;
+        let at = appends.iter().map(|append| &append.to).find(|to| to.topic == refused)?;
+        Some((reason, at.clone()))
     }
 
     /// Remembers up to where was committed. An end need not be seen where others may hold it up.

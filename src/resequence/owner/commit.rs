@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{Happening, Owner, Shared};
-use crate::log::{Append, Error, Offsets, Writer};
+use crate::log::{Append, Error, Offsets, Topic, Writer};
 use crate::metrics::{self, Role};
 use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
 use crate::record::{BatchBuilder, Partition};
@@ -67,7 +67,7 @@ impl Owner {
     ) -> Result<(), takeover::Error> {
         let offsets = match result {
             Ok(offsets) => offsets,
-            Err(Error::Rejected { at, reason }) if at.topic != self.shared.topics.cursors_resequence => {
+            Err(Error::Rejected { at, reason }) if self.is_of_a_lane(&at.topic) => {
                 tracing::error!(%at, reason, "a commit was refused: its lane stands still, the others go on");
                 self.restore_halted(writer, at.partition, format!("{at}: {reason}"));
                 return Ok(());
@@ -85,5 +85,11 @@ impl Owner {
             seat.committed(&self.committed.lanes[&seat.lane.0], ledger_at(seat.lane));
         }
         Ok(())
+    }
+
+    /// Whether the partitions of a topic are those of lanes.
+    fn is_of_a_lane(&self, topic: &Topic) -> bool {
+        let Shared { topics, .. } = &self.shared;
+        ![&topics.cursors_resequence, &topics.control].contains(&topic)
     }
 }

@@ -119,8 +119,14 @@ impl Open {
 
 /// Writes one message to a lane.
 pub(crate) fn write_one(into: &Rig, lane: i32, body: &str) {
+    write_one_to(into, lane, body, "default");
+}
+
+/// Writes one message to a lane that is for a destination.
+pub(crate) fn write_one_to(into: &Rig, lane: i32, body: &str, destination: &str) {
     let (producer, topic) = (producer(&into.client()), into.topic("input"));
-    let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(body);
+    let headers = OwnedHeaders::new().insert(Header { key: "seriatim-destination", value: Some(destination) });
+    let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic).partition(lane).payload(body).headers(headers);
     producer.send(record).map_err(|(error, _)| error).expect("the queue is long");
     settle(&producer);
 }
