@@ -52,6 +52,9 @@ pub struct LaneCursor {
     /// When the frontier came to be there, in the log's time: the clock of the record there goes
     /// on from it, whoever owns the lane.
     pub frontier_since: i64,
+    /// Up to where owners have read the input; a new one begins at the frontier again. What the ledger holds it by
+    /// never goes down.
+    pub read_to: u64,
     /// Runs `(first ordinal, length)` of records released above the frontier; ordinal 0 is the
     /// first committed record at or above it.
     pub released: Vec<(u64, u64)>,

@@ -112,6 +112,8 @@ pub struct LaneState {
     pub(super) other_sequences: BTreeMap<String, u64>,
     /// The first sequence number of topics that do not begin with 0.
     pub(super) begins: BTreeMap<String, u64>,
+    /// Up to where former owners have read the input.
+    read_before: Offset,
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
     /// Why the input cannot be read on: once all before that is released, the lane halts.
@@ -189,6 +191,7 @@ impl LaneState {
             sequences: numbered,
             other_sequences: sequences,
             begins: cursor.begins.clone(),
+            read_before: Offset(cursor.read_to),
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
             damage: None,
@@ -212,6 +215,11 @@ impl LaneState {
     #[must_use]
     pub fn wants_results(&self) -> bool {
         self.halted.is_none() && self.results.is_empty()
+    }
+
+    /// Up to where the input was read, by this owner or one before.
+    pub(super) fn read_to(&self) -> Offset {
+        self.order.read_to().max(self.read_before)
     }
 
     /// Where to read the input from.

@@ -245,7 +245,7 @@ impl LaneState {
         }
         if !gathered.ledger.entries.is_empty() {
             gathered.ledger.frontier = self.order.frontier().0;
-            gathered.ledger.read_to = self.order.read_to().0;
+            gathered.ledger.read_to = self.read_to().0;
             let mut packed = BatchBuilder::default();
             packed.push(None, Some(&encode(&gathered.ledger)), |_| {});
             add(&topics.ledger, &mut packed);

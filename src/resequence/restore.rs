@@ -294,6 +294,7 @@ async fn accept_input(
     cursor.released.clear();
     cursor.partly.clear();
     cursor.frontier = frontier.0;
+    cursor.read_to = if is_anew { frontier.0 } else { cursor.read_to.min(input.end.0).max(frontier.0) };
     cursor.limit = cursor.limit.max(frontier.0);
     cursor.dispatched = frontier.0;
     // A cut-over begun below that limit would hold back input whose results may be here already.

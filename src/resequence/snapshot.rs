@@ -21,6 +21,7 @@ impl LaneState {
         LaneCursor {
             frontier: self.order.frontier().0,
             frontier_since: self.frontier_since().0,
+            read_to: self.read_to().0,
             released: released.runs().to_vec(),
             partly: released.partial().to_vec(),
             results: self.needed_results.low().0,
@@ -77,5 +78,27 @@ impl LaneState {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.order.unreleased() == 0 && self.results.is_empty() && self.gathered.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::log::Topic;
+    use crate::record::Partition;
+    use crate::resequence::Options;
+    use crate::resequence::destinations::Destinations;
+
+    #[test]
+    fn an_owner_that_begins_at_the_frontier_remembers_how_far_others_have_read() {
+        let destinations = Destinations::new(&BTreeMap::from([("default".to_owned(), Topic::from("t.output"))]));
+        let cursor = LaneCursor { frontier: 3, read_to: 50, ..LaneCursor::default() };
+        let resumed = LaneState::resume(Partition(0), &cursor, &Options::default(), &destinations);
+        let mut state = resumed.expect("nothing is damaged");
+        assert_eq!(state.input_position(), Offset(3));
+        assert_eq!(state.read_to(), Offset(50));
+        assert_eq!(state.snapshot(Offset::ZERO).read_to, 50);
     }
 }
