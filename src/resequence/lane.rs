@@ -142,12 +142,10 @@ impl LaneState {
             Released::from_runs(cursor.released.clone(), cursor.partly.clone()).map_err(|e| damaged(e.to_string()))?;
         let scope = if cursor.order.is_empty() { options.by.clone() } else { cursor.order.parse().map_err(damaged)? };
         let limit = Offset(cursor.limit);
-        let next_scope = match &cursor.next_order {
-            Some((from, _)) => Some((Offset(*from), options.by.clone())),
-            // Nothing at or above the limit has been worked on, so none of it can have left.
-            None if scope != options.by => Some((limit.max(Offset(cursor.frontier)), options.by.clone())),
-            None => None,
-        };
+        // Nothing at or above the limit has been worked on, so none of it can have left.
+        let changed = || (scope != options.by).then_some(limit.max(Offset(cursor.frontier)));
+        let next_from = cursor.next_order.as_ref().map(|(from, _)| Offset(*from)).or_else(changed);
+        let next_scope = next_from.map(|from| (from, options.by.clone()));
         let mut sequences = cursor.sequences.clone();
         let numbered = (0..destinations.len())
             .map(|number| sequences.remove(destinations.topic(number).as_str()).unwrap_or(0))

@@ -138,9 +138,9 @@ impl Asker {
             let mut ids = TopicIds::new();
             for (name, id) in topic_ids(&*client, &names, ANSWER).map_err(|code| judge(code, first))? {
                 match id {
-                    Ok(0) | Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
-                    // Whoever needs it is told so.
-                    Err(Code::TopicAuthorizationFailed) => {}
+                    // Whoever needs one that it may not look at is told so.
+                    Ok(0)
+                    | Err(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::TopicAuthorizationFailed) => {}
                     Ok(id) => drop(ids.insert(name, TopicId(id))),
                     Err(code) => return Err(judge(code, &Topic::from(name))),
                 }

@@ -189,7 +189,8 @@ pub(super) fn may_write(
 ) -> Result<Vec<Named<bool>>, Code> {
     describe(client, topics, patience, true, |topic| {
         let mut count = 0;
-        // SAFETY: the topic is one of an answer that lives, and what may be done with it part of that, as many as it says.
+        // SAFETY: the topic is one of an answer that lives, and what may be done with it part of that, as
+        // many as it says.
         let allowed = unsafe {
             let allowed = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
             if allowed.is_null() { &[] } else { std::slice::from_raw_parts(allowed, count) }
