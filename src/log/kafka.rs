@@ -16,6 +16,7 @@
 
 mod append;
 mod asker;
+mod bootstrap;
 mod claim;
 mod client;
 mod errors;

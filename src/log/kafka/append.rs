@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::asker::blocking;
+use super::bootstrap::Bootstrap;
 use super::client::{Properties, log_line};
 use super::errors::{Meaning, meaning, of_append};
 use super::native::{Kind, Polled, Producer, Reports};
@@ -134,6 +135,7 @@ impl Drop for Appender {
 /// One producer, its batches under way, and whether it is of any use still.
 struct Plain {
     producer: Polled<Producer>,
+    bootstrap: Bootstrap,
     seen: Arc<Seen>,
     pending: Mutex<Pending>,
     /// Topics of which the leaders were asked for.
@@ -163,6 +165,7 @@ impl Plain {
     fn start(properties: &Properties, seen: Arc<Seen>) -> Result<Arc<Self>, Error> {
         let plain = Arc::new(Self {
             producer: properties.appending()?,
+            bootstrap: Bootstrap::new(properties),
             seen,
             pending: Mutex::default(),
             known: Mutex::default(),
@@ -221,7 +224,11 @@ impl Plain {
         loop {
             if let Some(event) = self.producer.poll(POLL) {
                 match event.kind() {
-                    Kind::Reports(reports) => self.lock().take(&self.seen, reports),
+                    Kind::Reports(reports) => {
+                        if self.lock().take(&self.seen, reports) {
+                            self.bootstrap.say_again(&self.producer.client);
+                        }
+                    }
                     Kind::Failed { code, fatal, reason, .. } => {
                         tracing::debug!(%code, fatal, reason, "plain appends");
                     }
@@ -247,8 +254,14 @@ impl Plain {
 }
 
 impl Pending {
-    fn take(&mut self, seen: &Seen, reports: Reports<'_>) {
-        reports.each(|id, outcome| self.report(seen, id, 1, outcome));
+    /// Returns whether some found nobody to take them in all their time.
+    fn take(&mut self, seen: &Seen, reports: Reports<'_>) -> bool {
+        let mut away = false;
+        reports.each(|id, outcome| {
+            away |= outcome.is_err_and(|code| meaning(code) == Meaning::Away);
+            self.report(seen, id, 1, outcome);
+        });
+        away
     }
 
     fn report(&mut self, seen: &Seen, id: usize, count: usize, outcome: Result<u64, Code>) {

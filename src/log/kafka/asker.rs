@@ -11,8 +11,9 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
 
+use super::bootstrap::Bootstrap;
 use super::client::{Context, Properties};
-use super::errors::{code, of_question};
+use super::errors::{Meaning, code, meaning, of_question};
 use super::native::{Consumer, may_write, topic_ids};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
@@ -32,11 +33,33 @@ const MARKER: Duration = Duration::from_millis(2);
 /// So many of librdkafka's own events are taken before each question; it has few.
 const EVENTS: usize = 100;
 
+/// A client for questions.
+struct Asking {
+    client: Consumer,
+    bootstrap: Bootstrap,
+}
+
+impl Asking {
+    fn new(properties: &Properties, isolation: &str) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self { client: properties.asking(isolation)?, bootstrap: Bootstrap::new(properties) }))
+    }
+
+    /// Asks. Blocks for an answer.
+    fn ask<T>(&self, question: impl FnOnce(&Consumer) -> Result<T, Code>) -> Result<T, Code> {
+        take_events(&self.client);
+        question(&self.client).inspect_err(|code| {
+            if meaning(*code) == Meaning::Away {
+                self.bootstrap.say_again(&self.client);
+            }
+        })
+    }
+}
+
 /// Clients for questions.
 pub(super) struct Asker {
     /// Its partitions end where open transactions begin.
-    committed: Arc<Consumer>,
-    uncommitted: Arc<Consumer>,
+    committed: Arc<Asking>,
+    uncommitted: Arc<Asking>,
     pub(super) admin: AdminClient<Context>,
     pub(super) seen: Arc<Seen>,
 }
@@ -45,8 +68,8 @@ impl Asker {
     pub(super) fn new(properties: &Properties, seen: Arc<Seen>) -> Result<Self, Error> {
         Ok(Self {
             seen,
-            committed: Arc::new(properties.asking("read_committed")?),
-            uncommitted: Arc::new(properties.asking("read_uncommitted")?),
+            committed: Asking::new(properties, "read_committed")?,
+            uncommitted: Asking::new(properties, "read_uncommitted")?,
             admin: properties.administering()?,
         })
     }
@@ -55,8 +78,8 @@ impl Asker {
     pub(super) async fn greet(&self) -> Result<(), Error> {
         let client = Arc::clone(&self.committed);
         blocking(move || {
-            take_events(&client);
-            let found = client.client().fetch_cluster_id(ANSWER).is_some();
+            let cluster = |client: &Consumer| client.client().fetch_cluster_id(ANSWER).ok_or(Code::OperationTimedOut);
+            let found = client.ask(cluster).is_ok();
             found.then_some(()).ok_or_else(|| {
                 Error::Unavailable("no Kafka broker answers; log.kafka says where they should be".to_owned())
             })
@@ -104,10 +127,11 @@ impl Asker {
     pub(super) async fn layout(&self, topic: &Topic) -> Result<Option<(u32, u32)>, Error> {
         let (client, seen, topic) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topic.clone());
         blocking(move || {
-            take_events(&client);
             let at = topic.partition(Partition(0));
             let judge = |code| seen.judge(of_question, code, &at);
-            let metadata = client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(|e| judge(code(&e)))?;
+            let metadata =
+                |client: &Consumer| client.fetch_metadata(Some(topic.as_str()), ANSWER).map_err(|e| code(&e));
+            let metadata = client.ask(metadata).map_err(judge)?;
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
                 return Ok(None);
             };
@@ -132,11 +156,12 @@ impl Asker {
         let (client, seen, topics) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topics.to_vec());
         blocking(move || {
             let Some(first) = topics.first() else { return Ok(TopicIds::new()) };
-            take_events(&client);
             let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
             let names = names(&topics).map_err(|topic| judge(Code::InvalidTopic, topic))?;
             let mut ids = TopicIds::new();
-            for (name, id) in topic_ids(&*client, &names, ANSWER).map_err(|code| judge(code, first))? {
+            for (name, id) in
+                client.ask(|client| topic_ids(client, &names, ANSWER)).map_err(|code| judge(code, first))?
+            {
                 match id {
                     // Whoever needs one that it may not look at is told so.
                     Ok(0)
@@ -153,8 +178,8 @@ impl Asker {
     /// Which of these topics this process may not write to, or not any more; `None` where there is none, or
     /// nobody says so. Blocks for an answer.
     pub(super) fn unwritable(&self, topics: &[Topic]) -> Option<Topic> {
-        take_events(&self.committed);
-        let rights = may_write(&*self.committed, &names(topics).ok()?, ANSWER).ok()?;
+        let names = names(topics).ok()?;
+        let rights = self.committed.ask(|client| may_write(client, &names, ANSWER)).ok()?;
         let refused = |right: &Result<bool, Code>| matches!(right, Ok(false) | Err(Code::TopicAuthorizationFailed));
         rights.into_iter().find(|(_, right)| refused(right)).map(|(name, _)| Topic::from(name))
     }
@@ -183,8 +208,8 @@ impl Asker {
     pub(super) async fn default_replicas(&self) -> Result<u32, Error> {
         let client = Arc::clone(&self.committed);
         let broker = blocking(move || {
-            take_events(&client);
-            let metadata = client.fetch_metadata(None, ANSWER).map_err(|e| Error::Unavailable(e.to_string()))?;
+            let metadata = client.ask(|client| client.fetch_metadata(None, ANSWER).map_err(|e| code(&e)));
+            let metadata = metadata.map_err(|code| Error::Unavailable(code.to_string()))?;
             let broker = metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id);
             broker.ok_or_else(|| {
                 Error::Unavailable("no Kafka broker answers; log.kafka says where they should be".to_owned())
@@ -208,10 +233,10 @@ impl Asker {
     }
 }
 
-fn watermarks(client: &Consumer, of: &TopicPartition, patience: Duration) -> Result<(Offset, Offset), Code> {
-    take_events(client);
+fn watermarks(client: &Asking, of: &TopicPartition, patience: Duration) -> Result<(Offset, Offset), Code> {
     let number = i32::try_from(of.partition.0).map_err(|_| Code::UnknownPartition)?;
-    let (low, high) = client.fetch_watermarks(of.topic.as_str(), number, patience).map_err(|e| code(&e))?;
+    let (low, high) =
+        client.ask(|client| client.fetch_watermarks(of.topic.as_str(), number, patience).map_err(|e| code(&e)))?;
     let offset = |raw| u64::try_from(raw).map(Offset).map_err(|_| Code::OffsetNotAvailable);
     Ok((offset(low)?, offset(high)?))
 }

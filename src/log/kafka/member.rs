@@ -15,6 +15,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
 
+use super::bootstrap::Bootstrap;
 use super::client::log_line;
 use super::errors::{Meaning, meaning, of_group, partition};
 use super::native::{Consumer, Kind, Polled};
@@ -30,9 +31,17 @@ const CLAIM: Duration = Duration::from_secs(12);
 /// How often the last users of the client are waited for before it is closed, and how often.
 const CLOSING: (u32, Duration) = (200, Duration::from_millis(10));
 
+/// How often it is looked at whether the group has this member.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// What the thread knows.
 pub(super) struct Serving {
     client: Arc<Polled<Consumer>>,
+    bootstrap: Bootstrap,
+    /// When it was looked at last whether the group has this member.
+    looked: Instant,
+    /// That it had not.
+    outside: bool,
     standing: Arc<Standing>,
     topics: Vec<Topic>,
     letting_go: Option<LettingGo>,
@@ -51,6 +60,7 @@ impl Serving {
     /// the wait of whoever waits for the end of `left`.
     pub(super) fn start(
         client: Polled<Consumer>,
+        bootstrap: Bootstrap,
         standing: Arc<Standing>,
         topics: &[Topic],
         leave: mpsc::Receiver<()>,
@@ -58,7 +68,9 @@ impl Serving {
     ) -> Result<Weak<Polled<Consumer>>, Error> {
         let client = Arc::new(client);
         let weak = Arc::downgrade(&client);
-        let mut serving = Self { client, standing, topics: topics.to_vec(), letting_go: None, absent: false };
+        let (topics, looked) = (topics.to_vec(), Instant::now());
+        let mut serving =
+            Self { client, bootstrap, looked, outside: false, standing, topics, letting_go: None, absent: false };
         serving.subscribe().map_err(|e| Error::Unavailable(format!("{}: {e}", serving.standing.group)))?;
         std::thread::Builder::new()
             .name("kafka-group".to_owned())
@@ -94,6 +106,19 @@ impl Serving {
         }
         self.mind_the_barrier();
         self.mind_the_listener();
+        self.mind_the_cluster();
+    }
+
+    /// Where the group does not have this member at two looks, its client may have nobody to ask.
+    fn mind_the_cluster(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let outside = !self.absent && self.client.generation().0 < 0;
+        if std::mem::replace(&mut self.outside, outside) && outside {
+            self.bootstrap.say_again(&self.client.client);
+        }
     }
 
     fn assigned(&self, partitions: Vec<TopicPartition>) {

@@ -162,6 +162,12 @@ impl Polled<Producer> {
     }
 }
 
+/// Tells a client of brokers to begin with. Those that it knows already stay as they are.
+pub(super) fn add_brokers(client: &impl Client, servers: &CStr) {
+    // SAFETY: the client lives, and the text is copied.
+    unsafe { sys::rd_kafka_brokers_add(client.native(), servers.as_ptr()) };
+}
+
 /// A topic's name, and what was asked about it, or why that is not told.
 pub(super) type Named<T> = (String, Result<T, Code>);
 

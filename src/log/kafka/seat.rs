@@ -10,6 +10,7 @@ use rdkafka::consumer::{CommitMode, Consumer as _};
 use tokio::sync::oneshot;
 
 use super::asker::{ANSWER, Asker, blocking};
+use super::bootstrap::Bootstrap;
 use super::claim::{Claimed, claim};
 use super::client::Properties;
 use super::errors::{code, of_group, of_question};
@@ -52,7 +53,8 @@ impl KafkaSeat {
         let standing = Arc::new(Standing::new(place.group));
         let (leave, leaving) = mpsc::sync_channel(1);
         let (gone, left) = oneshot::channel();
-        let client = Serving::start(client, Arc::clone(&standing), place.topics, leaving, gone)?;
+        let bootstrap = Bootstrap::new(properties);
+        let client = Serving::start(client, bootstrap, Arc::clone(&standing), place.topics, leaving, gone)?;
         Ok(Self { client, standing, properties: properties.clone(), asker: Arc::clone(asker), leave, left })
     }
 
