@@ -238,14 +238,14 @@ fn f32_a_lane_whose_output_may_not_be_written_stands_still_and_the_others_go_on(
     };
     rig::wait_for(Duration::from_secs(60), halted, || owner.said());
     feed::write(&rig, 100);
-    checker.more(50);
+    checker.until(150);
     assert_eq!(checker.sources(1), (0..100).collect::<Vec<_>>());
     let url = format!("http://{}", owner.address("the admin port"));
     let (_, why) = rig.verb(&["why", "0", "--url", &url], &[]);
     assert!(why.contains("t.output.other[0]") && why.contains("authorization failed"), "{why}");
     rig.cluster.order("allow", &rig.topic("output.other"));
     anew::accept(&rig, &owner, 0);
-    checker.more(50);
+    checker.until(200);
     assert_eq!(checker.sources(0), (0..50).chain(50 + denied..100 + denied).collect::<Vec<_>>());
 }
 
