@@ -23,7 +23,7 @@ pub(super) enum Tail {
     Behind { next: u64, reason: String },
     /// None of the outputs is there; the reason.
     Gone { reason: String },
-    /// Nobody lets this process look; the reason.
+    /// It may not even be asked where it ends, so nothing may be written to it; the reason.
     Refused { reason: String },
 }
 
@@ -34,14 +34,10 @@ const FIRST_LOOK: u64 = 256;
 /// counts in it, from the one with which the topic began to the next. Call after the former owners are
 /// fenced: nothing of theirs can be added any more.
 pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
-    match look(log, of, numbers).await {
-        Err(Error::Rejected { at, reason }) => Ok(Tail::Refused { reason: format!("{at}: {reason}") }),
-        looked => looked,
-    }
-}
-
-async fn look(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
-    let bounds = log.bounds(of).await?;
+    let bounds = match log.bounds(of).await {
+        Err(Error::Rejected { at, reason }) => return Ok(Tail::Refused { reason: format!("{at}: {reason}") }),
+        bounds => bounds?,
+    };
     let mut back = FIRST_LOOK;
     loop {
         let from = Offset(bounds.end.0.saturating_sub(back)).max(bounds.start);
