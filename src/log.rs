@@ -250,7 +250,8 @@ pub enum Event {
     /// These are to be let go. They go to others once the barrier is dropped, or when the log
     /// loses patience (the session time-out), so finish or abandon their work first.
     Revoked(Vec<TopicPartition>, Barrier),
-    /// These are gone already; whatever is under way for them is to be abandoned.
+    /// These are gone already; whatever is under way for them is to be abandoned. Those of a topic that was deleted
+    /// and made anew are lost, and assigned again: it is another topic.
     Lost(Vec<TopicPartition>),
 }
 
@@ -298,10 +299,12 @@ pub trait Membership: Send {
     /// [`Error::Unavailable`] to be tried again while the assignment holds, [`Error::Fenced`] where it does not.
     fn claim<'a>(&'a mut self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Box<dyn Writer>, Error>>;
 
-    /// The position that the group last stored for a partition.
+    /// The position that the group last stored for a partition. One that is known to be about a topic which was
+    /// deleted, and made anew under its name, is none.
     fn committed<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Option<Offset>, Error>>;
 
-    /// Stores positions for the group: everything below them is done. Not part of any atomic step.
+    /// Stores positions for the group: everything below them is done. Not part of any atomic step. They are about the
+    /// topic that was there when the member last asked for the group's.
     ///
     /// # Errors
     ///

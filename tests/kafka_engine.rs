@@ -15,8 +15,10 @@ use std::time::Duration;
 use kafka_cluster::Cluster;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use seriatim::log::kafka::{Kafka, Options};
 use seriatim::log::{Cleanup, Error, Log, Reader, Topic, TopicShape, Visibility};
 use seriatim::record::{Offset, Partition};
@@ -27,6 +29,12 @@ fn stranger(cluster: &Cluster, id: &str) -> BaseProducer {
     let producer: BaseProducer = config.set("transactional.id", id).create().expect("the properties are right");
     producer.init_transactions(Duration::from_secs(20)).expect("the broker is there");
     producer
+}
+
+/// A client that may set the positions of a group without members.
+fn group_of(cluster: &Cluster, group: &str) -> BaseConsumer {
+    let mut config: ClientConfig = cluster.properties().into_iter().collect();
+    config.set("group.id", group).create().expect("the properties are right")
 }
 
 fn send(producer: &BaseProducer, to: &str, value: &str) {
@@ -139,15 +147,47 @@ async fn f31_a_topic_made_anew_has_another_identity() {
     let first = identity().await.expect("brokers have had ids since 2.8");
     assert_eq!(identity().await, Some(first));
     log.delete(std::slice::from_ref(topic)).await.expect("it is there");
-    let gone = async {
-        while identity().await.is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it was deleted");
+    place.is_gone(&log).await;
     let place = Place::new(&log, "made-anew").await;
     let identity = log.identities(std::slice::from_ref(&place.0.topic)).await.expect("the broker is there");
     assert_ne!(identity[place.0.topic.as_str()], first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f31_positions_are_about_the_topic_that_they_were_stored_for() {
+    let cluster = Cluster::shared();
+    let (log, place) = log_on(cluster, "positions").await;
+    let mut member = place.member(&log, "positions").await;
+    let at = |offset| [(place.0.clone(), Offset(offset))];
+    assert_eq!(member.committed(&place.0).await.expect("the broker is there"), None);
+    member.commit(&at(3)).await.expect("it is its own");
+    assert_eq!(member.committed(&place.0).await.expect("the broker is there"), Some(Offset(3)));
+    log.delete(std::slice::from_ref(&place.0.topic)).await.expect("it is there");
+    place.is_gone(&log).await;
+    Place::new(&log, "positions").await;
+    // It has lost the one and is assigned the other, and stores nothing of the one for the other.
+    place.lost(&mut *member).await;
+    let refused = member.commit(&at(4)).await;
+    assert!(matches!(refused, Err(Error::Fenced(_))), "{refused:?}");
+    assert_eq!(member.committed(&place.0).await.expect("the broker is there"), None);
+    member.commit(&at(1)).await.expect("it is its own again");
+    assert_eq!(member.committed(&place.0).await.expect("the broker is there"), Some(Offset(1)));
+    member.leave().await;
+    // As others store them: with nothing beside it, with something of their own, with another topic.
+    let stranger = group_of(cluster, "positions");
+    for (beside, expected) in
+        [("", Some(Offset(2))), ("checked by hand", Some(Offset(2))), ("seriatim-topic=AAAAAAAAAAAAAAAAAAAAAQ", None)]
+    {
+        let mut positions = TopicPartitionList::new();
+        let mut position = positions.add_partition(place.0.topic.as_str(), 0);
+        position.set_offset(rdkafka::Offset::Offset(2)).expect("it is an offset");
+        position.set_metadata(beside);
+        stranger.commit(&positions, CommitMode::Sync).expect("the group has no members");
+        let joined = log.join("positions", std::slice::from_ref(&place.0.topic), "asking").await;
+        let asking = joined.expect("the topic exists");
+        assert_eq!(asking.committed(&place.0).await.expect("the broker is there"), expected, "{beside:?}");
+        asking.leave().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(super) use seat::{Backend, Disturbance, Place, Seat};
 use state::{Change, Group, MemberId, Revocation};
 
-use super::{Error, SESSION_TIMEOUT, TopicPartition};
+use super::{Error, SESSION_TIMEOUT, Topic, TopicPartition};
 
 /// How long the dead and the slow are waited for.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,12 @@ impl Groups {
             return Ok(());
         }
         Err(Error::Fenced(format!("{partition} is no longer this member's in group {group}")))
+    }
+
+    /// Takes the partitions of a topic from whoever has them, in all groups: it is another one now.
+    pub(super) fn lose(&self, topic: &Topic) {
+        let names: Vec<_> = self.lock().keys().cloned().collect();
+        names.iter().for_each(|name| self.change(name, |group, _| group.lose(topic)));
     }
 
     fn change<T>(&self, name: &Arc<str>, change: impl FnOnce(&mut Group, Instant) -> T) -> T {

@@ -6,14 +6,15 @@
 //! fetches nothing (`member`), and each claim is a transactional producer (`writer`). What crosses to
 //! a stage is bounded on its way.
 //!
-//! A cursor is a record, so the group's stored positions are used by workers alone. Two members of
-//! a group that claim the same partition number are told apart by the transactional id
-//! `<group>.<number>`: the one that was initialised last counts. `claim` says what precedes it.
+//! A cursor is a record, so the group's stored positions are used by workers alone; `about` says which topic
+//! they are about. Two members of a group that claim the same partition number are told apart by the
+//! transactional id `<group>.<number>`: the one that was initialised last counts. `claim` says what precedes it.
 //!
 //! What Kafka does otherwise than the other engines: a header's name ends at its first zero byte,
 //! and what a reader may see does not depend on its [`Visibility`], since nothing is acknowledged
 //! before it is as durable as the cluster makes it.
 
+mod about;
 mod append;
 mod asker;
 mod bootstrap;

@@ -132,8 +132,10 @@ impl Memory {
     }
 
     /// Makes a topic anew, empty, its offsets from 0, as if somebody had deleted and created it.
+    /// Groups have no positions in it.
     pub fn recreate(&self, topic: &Topic) {
         self.0.lock().recreate(topic);
+        self.0.groups.lose(topic);
     }
 
     /// Appends a batch in a transaction that stays open, and so holds the partition's stable end,

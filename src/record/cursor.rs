@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::TopicIds;
+use super::{TopicId, TopicIds};
 
 /// The version that this program writes. An owner that meets a newer one lets go.
 pub const CURSOR_VERSION: u8 = 3;
@@ -42,6 +42,15 @@ pub struct OwnerCursor {
     /// The topics that the positions and counters of the lanes are about, where the log tells topics of one
     /// name apart. [`LaneCursor::about`] has those of a lane that stands still over others.
     pub topics: TopicIds,
+}
+
+impl OwnerCursor {
+    /// The topic of this name that the positions of a lane are about, where that is known.
+    #[must_use]
+    pub fn about(&self, lane: u32, topic: &str) -> Option<TopicId> {
+        let former = self.lanes.get(&lane).and_then(|lane| lane.about.get(topic));
+        former.or_else(|| self.topics.get(topic)).copied()
+    }
 }
 
 /// The state of one lane.
@@ -126,7 +135,6 @@ pub fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::TopicId;
 
     #[test]
     fn cursors_round_trip_and_strange_ones_are_refused() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::answered::{self, Look};
 use super::feed::{Backlog, FETCH_BYTES};
 use crate::log::{Error, Log, Reader, TopicPartition, Visibility};
-use crate::record::Offset;
 use crate::record::cursor::LaneCursor;
+use crate::record::{Offset, TopicId};
 
 /// A partition that is ready to be worked on.
 pub(super) struct Opened {
@@ -24,14 +24,23 @@ pub(super) enum Known {
 }
 
 /// Opens an input partition at the higher of the frontier and the group's position, with what is
-/// answered above it.
+/// answered above it. The cursor is `about` this input; in another one its frontier means nothing, so nothing of
+/// that is worked on before its owner has begun it.
 pub(super) async fn lane(
     log: Arc<dyn Log>,
     input: TopicPartition,
     results: TopicPartition,
     cursor: LaneCursor,
+    about: Option<TopicId>,
     stored: Option<Offset>,
 ) -> Result<Opened, Error> {
+    if let Some(about) = about {
+        let now = log.identities(std::slice::from_ref(&input.topic)).await?;
+        if now.get(input.topic.as_str()).is_some_and(|now| *now != about) {
+            let reason = "it was deleted and made anew, and what is lost by that is not accepted yet";
+            return Err(Error::Damaged(format!("{input}: {reason}")));
+        }
+    }
     let wanted = Offset(cursor.frontier).max(stored.unwrap_or_default());
     let from = wanted.max(log.bounds(&input).await?.start);
     let answered = answered::of_lane(&*log, &results, &cursor, from).await?;

@@ -12,7 +12,7 @@ use super::inlet::{Happened, Inlets, Subject};
 use super::opening::{self, Known, Opened};
 use crate::log::{self, Fetched, Log, Reader, Topic, TopicPartition};
 use crate::record::cursor::{LaneCursor, OwnerCursor};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, TopicId};
 use crate::topics::Topics;
 
 /// Before something that failed is tried again.
@@ -221,6 +221,12 @@ impl Seats {
         self.cursors.get(&control).and_then(|cursor| cursor.lanes.get(&lane.0)).cloned().unwrap_or_default()
     }
 
+    /// The input that the cursor of a lane is about.
+    fn about(&self, lane: Partition) -> Option<TopicId> {
+        let cursor = self.cursors.get(&self.topics.control_of(lane).partition)?;
+        cursor.about(lane.0, self.topics.input.as_str())
+    }
+
     /// Opens a feed where it was, or where the group and the cursor say.
     fn open(&mut self, id: FeedId, pause: Duration) {
         let Some(seat) = self.seats.get(&id) else { return };
@@ -233,7 +239,8 @@ impl Seats {
             }
             Kind::Lane(_) => {
                 let (results, cursor) = (self.topics.results.partition(at.partition), self.lane_cursor(at.partition));
-                self.inlets.open(id, opening::lane(log, at, results, cursor, from), pause);
+                let about = self.about(at.partition);
+                self.inlets.open(id, opening::lane(log, at, results, cursor, about, from), pause);
             }
         }
         if let Some(seat) = self.seats.get_mut(&id) {

@@ -47,8 +47,8 @@ impl Place {
         log.append(&self.0, batch(values)).await.expect("there is room").await.expect("it is written");
     }
 
-    /// A member of a group that holds this partition, and its writer.
-    pub(crate) async fn writer(&self, log: &Kafka, group: &str) -> (Box<dyn Membership>, Box<dyn Writer>) {
+    /// A member of a group that holds this partition.
+    pub(crate) async fn member(&self, log: &Kafka, group: &str) -> Box<dyn Membership> {
         let joined = log.join(group, std::slice::from_ref(&self.0.topic), "member").await;
         let mut member = joined.expect("the topic exists");
         let assigned = tokio::time::timeout(PATIENCE, member.next()).await.expect("it does not take long");
@@ -56,6 +56,35 @@ impl Place {
             matches!(&assigned, Ok(Event::Assigned(held)) if held == std::slice::from_ref(&self.0)),
             "{assigned:?}"
         );
+        member
+    }
+
+    /// Waits until a member is told that it has lost the partition, and then that it is assigned.
+    pub(crate) async fn lost(&self, member: &mut dyn Membership) {
+        let mut next = async || tokio::time::timeout(PATIENCE, member.next()).await.expect("it is looked at");
+        let (lost, assigned) = (next().await, next().await);
+        let ours = |of: &[TopicPartition]| of == std::slice::from_ref(&self.0);
+        assert!(matches!(&lost, Ok(Event::Lost(of)) if ours(of)), "{lost:?}");
+        assert!(matches!(&assigned, Ok(Event::Assigned(of)) if ours(of)), "{assigned:?}");
+    }
+
+    /// Waits until a topic that was deleted is there no more.
+    pub(crate) async fn is_gone(&self, log: &Kafka) {
+        let is_there = async || {
+            let topics = log.identities(std::slice::from_ref(&self.0.topic)).await;
+            topics.expect("the broker is there").contains_key(self.0.topic.as_str())
+        };
+        let gone = async {
+            while is_there().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("it was deleted");
+    }
+
+    /// A member of a group that holds this partition, and its writer.
+    pub(crate) async fn writer(&self, log: &Kafka, group: &str) -> (Box<dyn Membership>, Box<dyn Writer>) {
+        let mut member = self.member(log, group).await;
         let writer = claim(&mut *member, &self.0).await.expect("it is assigned");
         (member, writer)
     }

@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
 use seriatim::log::kafka::{Kafka, Options};
 use seriatim::log::{Append, Log as _, Topic};
 use seriatim::metrics::Role;
@@ -11,9 +13,9 @@ use seriatim::record::cursor::OwnerCursor;
 use seriatim::takeover::{cursor_append, last_cursor};
 
 use crate::LONGER_THAN_A_SESSION;
-use crate::checker::Checker;
+use crate::checker::{Checker, RECOVERY};
 use crate::feed;
-use crate::rig::{LANES, Process, Rig};
+use crate::rig::{LANES, Process, Rig, wait_for};
 
 #[test]
 fn f31_lanes_whose_output_was_made_anew_stand_still() {
@@ -73,6 +75,53 @@ fn f31_lanes_whose_input_was_made_anew_stand_still_although_it_has_outgrown_them
     let owner = rig.run("owner-1", "resequence");
     owner.says("t.input was deleted and made anew");
     assert_eq!(checker.count_after(Duration::from_secs(2)), 50);
+}
+
+#[test]
+fn f31_workers_begin_anew_with_an_input_that_was_made_anew() {
+    let rig = Rig::new(&[]);
+    let work = rig.run("work-0", "work");
+    let owner = rig.run("owner", "resequence");
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 400);
+    checker.more(400);
+    drop(checker);
+    let former = stored(&rig, 200);
+    rig.make_anew("input");
+    owner.says("the lane stands still");
+    work.says("was deleted and made anew, the group is nowhere in it");
+    let checker = Checker::from_here(&rig, 200);
+    (0..LANES).for_each(|lane| accept(&rig, &owner, lane));
+    // All of them below where the worker was, and later than what the owner sends out by itself: after
+    // `work.deadline`, which is ten minutes, a worker that went on from there would get them.
+    feed::write(&rig, 100);
+    checker.until(100);
+    work.terminate();
+    // What somebody who was slow to die might have stored last.
+    group(&rig).commit(&former, CommitMode::Sync).expect("the group has no members");
+    let work = rig.run("work-1", "work");
+    feed::write(&rig, 100);
+    checker.until(200);
+    work.says("the group's position is not used");
+    (0..LANES).for_each(|lane| assert_eq!(checker.sources(lane), (0..100).collect::<Vec<_>>()));
+    stored(&rig, 100);
+}
+
+/// Waits until workers have stored this position for all lanes; it, and what stands beside it.
+fn stored(rig: &Rig, position: i64) -> TopicPartitionList {
+    let (group, mut lanes) = (group(rig), TopicPartitionList::new());
+    lanes.add_partition_range(&rig.topic("input"), 0, LANES - 1);
+    let is_there = |stored: &TopicPartitionList| {
+        stored.elements().iter().all(|lane| lane.offset() == Offset::Offset(position) && !lane.metadata().is_empty())
+    };
+    let stored = || group.committed_offsets(lanes.clone(), RECOVERY).ok().filter(is_there);
+    wait_for(RECOVERY, stored, || format!("{position} is not stored"))
+}
+
+/// A client that may ask for the workers' positions and, while there are none, set them.
+fn group(rig: &Rig) -> BaseConsumer {
+    let mut config = rig.client();
+    config.set("group.id", rig.topic("work")).create().expect("the brokers are there")
 }
 
 /// An operator accepts what a lane has lost.

@@ -51,11 +51,28 @@ impl Checker {
 
     /// Of lanes whose first output has this sequence number.
     pub(crate) fn going_on_from(of: &Rig, next_sequence: u64) -> Self {
+        let consumer = reader(&of.client(), &of.topic("output"));
+        Self::on(of, consumer, next_sequence)
+    }
+
+    /// Of what comes from now on, when the pipeline is still, with this sequence number first.
+    pub(crate) fn from_here(of: &Rig, next_sequence: u64) -> Self {
+        let topic = of.topic("output");
+        let consumer = reader(&of.client(), &topic);
+        let mut ends = TopicPartitionList::new();
+        for lane in 0..LANES {
+            let ends_at = consumer.fetch_watermarks(&topic, lane, RECOVERY).expect("the brokers are there").1;
+            ends.add_partition_offset(&topic, lane, Offset::Offset(ends_at)).expect("it is an offset");
+        }
+        consumer.assign(&ends).expect("the topic is there");
+        Self::on(of, consumer, next_sequence)
+    }
+
+    fn on(of: &Rig, consumer: BaseConsumer, next_sequence: u64) -> Self {
         let lane = |lane| (lane, Lane { outputs: Vec::new(), next_sequence });
         let lanes = (0..LANES).map(lane).collect();
         let state = State { lanes, wrong: None, last: Instant::now(), longest: Duration::ZERO };
         let (state, stop) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
-        let consumer = reader(&of.client(), &of.topic("output"));
         let (shared, stopped) = (state.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {

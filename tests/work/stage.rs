@@ -58,6 +58,38 @@ async fn results_follow_the_contract() {
     stage.drain().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_input_made_anew_is_worked_on_from_where_its_owner_begins_with_it() {
+    let rig = Rig::new(1, script(|_| async { ok("out") }.boxed())).await;
+    rig.input(0, 5).await;
+    rig.cursor([(0, lane(0, 100))]).await;
+    let stage = rig.start("a");
+    rig.until("all are answered", || rig.answered(0) == 5).await;
+    rig.idle().await;
+    // It outgrows the frontier and the position that the group has stored.
+    rig.log.recreate(&rig.topics.input);
+    rig.input(0, 8).await;
+    rig.cursor_about_before([(0, lane(5, 100))]).await;
+    rig.idle().await;
+    rig.idle().await;
+    assert_eq!(rig.calls().len(), 5, "its owner has not begun with it");
+    rig.cursor([(0, lane(0, 100))]).await;
+    let begun = tokio::time::Instant::now();
+    rig.until("all of the new one are answered", || rig.results(0).len() == 13).await;
+    assert!(begun.elapsed() < 10 * SECOND, "{:?}", begun.elapsed());
+    let numbers = (0..5).chain(0..8).map(|offset| format!("0-{offset}"));
+    assert_eq!(rig.called(), numbers.collect::<Vec<_>>());
+    rig.idle().await;
+    stage.drain().await;
+    // The next one goes on from what was stored for the new one.
+    rig.input(0, 2).await;
+    let stage = rig.start("b");
+    rig.until("those that came last are answered", || rig.results(0).len() == 15).await;
+    rig.idle().await;
+    assert_eq!(rig.calls().len(), 15);
+    stage.drain().await;
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("headers are ASCII")
 }

@@ -14,7 +14,7 @@ use seriatim::log::{
 };
 use seriatim::record::cursor::{LaneCursor, OwnerCursor, encode};
 use seriatim::record::{
-    Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, TopicIds, check,
+    Batch, BatchBuilder, Name, Offset, Partition, ResultHeaders, Status, Timestamp, TopicId, TopicIds, check,
 };
 use seriatim::topics::Topics;
 use seriatim::work::{self, Answer, Failure, Job, Options, Processor};
@@ -188,10 +188,22 @@ impl Rig {
 
     /// Publishes a cursor of each control partition that these lanes hang on.
     pub(crate) async fn cursor(&self, lanes: impl IntoIterator<Item = (u32, LaneCursor)>) {
+        let now = self.log.identities(std::slice::from_ref(&self.topics.input)).await.expect("no faults");
+        self.cursor_about(now, lanes).await;
+    }
+
+    /// As [`Rig::cursor`], of an owner that knows the input from before it was made anew, for the first time.
+    pub(crate) async fn cursor_about_before(&self, lanes: impl IntoIterator<Item = (u32, LaneCursor)>) {
+        let before = TopicIds::from([(self.topics.input.as_str().to_owned(), TopicId(0))]);
+        self.cursor_about(before, lanes).await;
+    }
+
+    async fn cursor_about(&self, topics: TopicIds, lanes: impl IntoIterator<Item = (u32, LaneCursor)>) {
         let mut cursors: BTreeMap<Partition, OwnerCursor> = BTreeMap::new();
         for (number, lane) in lanes {
             let control = self.topics.control_of(Partition(number)).partition;
-            cursors.entry(control).or_default().lanes.insert(number, lane);
+            let empty = || OwnerCursor { topics: topics.clone(), ..OwnerCursor::default() };
+            cursors.entry(control).or_insert_with(empty).lanes.insert(number, lane);
         }
         for (control, cursor) in cursors {
             let mut builder = BatchBuilder::default();

@@ -143,6 +143,17 @@ impl Group {
         }
     }
 
+    /// Takes the partitions of a topic from whoever has them, who may have them again.
+    pub(super) fn lose(&mut self, topic: &Topic) {
+        for (partition, slot) in self.slots.iter_mut().filter(|(partition, _)| partition.topic == *topic) {
+            let Some(holder) = slot.holder.take() else { continue };
+            if let Some(member) = self.members.get_mut(&holder.member).filter(|_| holder.announced) {
+                member.lost.push(partition.clone());
+            }
+            self.version += 1;
+        }
+    }
+
     pub(super) fn poll(&mut self, id: MemberId, now: Instant) -> Option<Change> {
         let member = self.members.get_mut(&id)?;
         member.seen = now;

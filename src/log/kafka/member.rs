@@ -5,6 +5,7 @@
 //! then librdkafka sends no request to join again, and the broker gives the partitions to nobody.
 //! Heartbeats go on meanwhile, on a thread of librdkafka's.
 
+use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
@@ -18,9 +19,10 @@ use tokio::time::Instant;
 use super::bootstrap::Bootstrap;
 use super::client::log_line;
 use super::errors::{Meaning, meaning, of_group, partition};
-use super::native::{Consumer, Kind, Polled};
+use super::native::{Consumer, Kind, Polled, topic_ids};
 use super::standing::Standing;
 use crate::log::{Barrier, Error, SESSION_TIMEOUT, Topic, TopicPartition};
+use crate::record::{TopicId, TopicIds};
 
 /// How long the thread waits at once; what concerns it wakes it.
 const POLL: Duration = Duration::from_millis(100);
@@ -34,6 +36,13 @@ const CLOSING: (u32, Duration) = (200, Duration::from_millis(10));
 /// How often it is looked at whether the group has this member.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How often it is looked at whether the topics are those that the member has positions in: as often as an owner
+/// looks, so that workers know by the time that somebody has accepted the loss.
+const COMPARE: Duration = Duration::from_secs(5);
+
+/// How long an answer to that is waited for, by who has rebalances to answer. The next look does as well.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// What the thread knows.
 pub(super) struct Serving {
     client: Arc<Polled<Consumer>>,
@@ -42,6 +51,8 @@ pub(super) struct Serving {
     looked: Instant,
     /// That it had not.
     outside: bool,
+    /// When it was looked at last what the topics are.
+    compared: Instant,
     standing: Arc<Standing>,
     topics: Vec<Topic>,
     letting_go: Option<LettingGo>,
@@ -68,9 +79,18 @@ impl Serving {
     ) -> Result<Weak<Polled<Consumer>>, Error> {
         let client = Arc::new(client);
         let weak = Arc::downgrade(&client);
-        let (topics, looked) = (topics.to_vec(), Instant::now());
-        let mut serving =
-            Self { client, bootstrap, looked, outside: false, standing, topics, letting_go: None, absent: false };
+        let (topics, now) = (topics.to_vec(), Instant::now());
+        let mut serving = Self {
+            client,
+            bootstrap,
+            looked: now,
+            outside: false,
+            compared: now,
+            standing,
+            topics,
+            letting_go: None,
+            absent: false,
+        };
         serving.subscribe().map_err(|e| Error::Unavailable(format!("{}: {e}", serving.standing.group)))?;
         std::thread::Builder::new()
             .name("kafka-group".to_owned())
@@ -107,6 +127,7 @@ impl Serving {
         self.mind_the_barrier();
         self.mind_the_listener();
         self.mind_the_cluster();
+        self.mind_the_topics();
     }
 
     /// Where the group does not have this member at two looks, its client may have nobody to ask.
@@ -118,6 +139,27 @@ impl Serving {
         let outside = !self.absent && self.client.generation().0 < 0;
         if std::mem::replace(&mut self.outside, outside) && outside {
             self.bootstrap.say_again(&self.client.client);
+        }
+    }
+
+    /// A topic that was deleted and made anew is another one.
+    fn mind_the_topics(&mut self) {
+        if self.compared.elapsed() < COMPARE {
+            return;
+        }
+        self.compared = Instant::now();
+        let topics = self.standing.topics();
+        if topics.is_empty() {
+            return;
+        }
+        let names: Vec<_> = topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
+        let found = topic_ids(&self.client.client, &names, AT_ONCE);
+        let found = found.inspect_err(|code| tracing::debug!(group = self.standing.group, %code, "looking at topics"));
+        let told = |(name, id): (String, Result<u128, Code>)| Some((name, id.ok().filter(|id| *id != 0).map(TopicId)?));
+        let now: TopicIds = found.into_iter().flatten().filter_map(told).collect();
+        for topic in self.standing.compare(&now) {
+            let group = &self.standing.group;
+            tracing::warn!(%topic, group, "was deleted and made anew, the group is nowhere in it");
         }
     }
 

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -166,6 +167,20 @@ impl Polled<Producer> {
 pub(super) fn add_brokers(client: &impl Client, servers: &CStr) {
     // SAFETY: the client lives, and the text is copied.
     unsafe { sys::rd_kafka_brokers_add(client.native(), servers.as_ptr()) };
+}
+
+/// What is stored beside the position of the first partition of a list: anybody's bytes, at which the wrapper panics
+/// where they are no UTF-8.
+pub(super) fn stored_beside(list: &TopicPartitionList) -> &[u8] {
+    // SAFETY: the list lives as long as what is returned, which is part of it; it has as many elements as it says,
+    // and of metadata as many bytes as it says.
+    unsafe {
+        let list = &*list.ptr();
+        if list.cnt < 1 || (*list.elems).metadata.is_null() {
+            return &[];
+        }
+        std::slice::from_raw_parts((*list.elems).metadata.cast(), (*list.elems).metadata_size)
+    }
 }
 
 /// A topic's name, and what was asked about it, or why that is not told.

@@ -7,19 +7,21 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::oneshot;
 
+use super::about::{about, beside};
 use super::asker::{ANSWER, Asker, blocking};
 use super::bootstrap::Bootstrap;
 use super::claim::{Claimed, claim};
 use super::client::Properties;
 use super::errors::{code, of_group, of_question};
 use super::member::Serving;
-use super::native::{Consumer, Polled};
+use super::native::{Consumer, Polled, stored_beside};
 use super::standing::Standing;
 use super::writer::KafkaWriter;
 use crate::log::{Error, Event, Membership, SESSION_TIMEOUT, Topic, TopicPartition, Writer};
-use crate::record::Offset;
+use crate::record::{Offset, TopicId};
 
 /// A listener that waits says so often: three chances within the session.
 const LISTENING: Duration = Duration::from_secs(SESSION_TIMEOUT.as_secs() / 3);
@@ -86,6 +88,23 @@ impl KafkaSeat {
         }
     }
 
+    /// What the group has stored last, and which topic that is about, where it is said.
+    async fn stored(&self, of: &TopicPartition) -> Result<(Option<Offset>, Option<TopicId>), Error> {
+        let (client, seen, of) = (self.client()?, Arc::clone(&self.asker.seen), of.clone());
+        blocking(move || {
+            let mut list = TopicPartitionList::with_capacity(1);
+            let number = i32::try_from(of.partition.0).unwrap_or(i32::MAX);
+            list.add_partition(of.topic.as_str(), number);
+            let found = client.client.committed_offsets(list, ANSWER);
+            let found = found.map_err(|e| seen.judge(of_question, code(&e), &of))?;
+            let stored = found.find_partition(of.topic.as_str(), number).and_then(|found| found.offset().to_raw());
+            // Below 0 there is none.
+            let stored = stored.and_then(|offset| u64::try_from(offset).ok()).map(Offset);
+            Ok((stored, about(stored_beside(&found))))
+        })
+        .await
+    }
+
     fn client(&self) -> Result<Arc<Polled<Consumer>>, Error> {
         let gone = || Error::Fenced(format!("the member has left group {}", self.standing.group));
         self.client.upgrade().ok_or_else(gone)
@@ -103,18 +122,16 @@ impl Membership for KafkaSeat {
 
     fn committed<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Option<Offset>, Error>> {
         async move {
-            let (client, seen, of) = (self.client()?, Arc::clone(&self.asker.seen), partition.clone());
-            blocking(move || {
-                let mut list = TopicPartitionList::with_capacity(1);
-                let number = i32::try_from(of.partition.0).unwrap_or(i32::MAX);
-                list.add_partition(of.topic.as_str(), number);
-                let found = client.client.committed_offsets(list, ANSWER);
-                let found = found.map_err(|e| seen.judge(of_question, code(&e), &of))?;
-                let stored = found.find_partition(of.topic.as_str(), number).and_then(|found| found.offset().to_raw());
-                // Below 0 there is none.
-                Ok(stored.and_then(|offset| u64::try_from(offset).ok()).map(Offset))
-            })
-            .await
+            let (stored, about) = self.stored(partition).await?;
+            let topic = &partition.topic;
+            let now = self.asker.identities(std::slice::from_ref(topic)).await?.remove(topic.as_str());
+            self.standing.tell(partition, now);
+            if about.is_some() && now.is_some() && about != now {
+                let (group, stored) = (&self.standing.group, stored.unwrap_or_default());
+                tracing::warn!(%partition, group, %stored, "the group's position is not used: it is about a topic before");
+                return Ok(None);
+            }
+            Ok(stored)
         }
         .boxed()
     }
@@ -122,17 +139,16 @@ impl Membership for KafkaSeat {
     fn commit<'a>(&'a self, positions: &'a [(TopicPartition, Offset)]) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let Some((first, _)) = positions.first() else { return Ok(()) };
-            let mut list = TopicPartitionList::with_capacity(positions.len());
-            for (partition, offset) in positions {
-                self.standing.check(partition)?;
-                let number = i32::try_from(partition.partition.0).unwrap_or(i32::MAX);
-                let mut element = list.add_partition(partition.topic.as_str(), number);
-                let offset = rdkafka::Offset::Offset(i64::try_from(offset.0).unwrap_or(i64::MAX));
-                element.set_offset(offset).expect("an absolute offset is valid");
-            }
+            let told = |of: &TopicPartition| self.standing.about(of);
+            let about = positions.iter().map(|(of, _)| told(of)).collect::<Result<Vec<_>, _>>()?;
+            let (said, bare) = (to_store(positions, &about), to_store(positions, &[]));
             let (client, standing, first) = (self.client()?, Arc::clone(&self.standing), first.clone());
             blocking(move || {
-                let stored = client.client.commit(&list, CommitMode::Sync);
+                let stored = client.client.commit(&said, CommitMode::Sync).or_else(|e| match code(&e) {
+                    // As `offset.metadata.max.bytes` has it: better a position than none.
+                    Code::OffsetMetadataTooLarge => client.client.commit(&bare, CommitMode::Sync),
+                    _ => Err(e),
+                });
                 stored.map_err(|e| of_group(code(&e), &first, standing.check(&first).is_ok()))
             })
             .await
@@ -152,4 +168,19 @@ impl Membership for KafkaSeat {
         }
         .boxed()
     }
+}
+
+/// Positions to be stored, each with what it is about, as far as that is given.
+fn to_store(positions: &[(TopicPartition, Offset)], about: &[Option<TopicId>]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for (index, (partition, offset)) in positions.iter().enumerate() {
+        let number = i32::try_from(partition.partition.0).unwrap_or(i32::MAX);
+        let mut element = list.add_partition(partition.topic.as_str(), number);
+        let offset = rdkafka::Offset::Offset(i64::try_from(offset.0).unwrap_or(i64::MAX));
+        element.set_offset(offset).expect("an absolute offset is valid");
+        if let Some(id) = about.get(index).copied().flatten() {
+            element.set_metadata(beside(id));
+        }
+    }
+    list
 }

@@ -95,6 +95,7 @@ impl State {
 
     pub(super) fn recreate(&mut self, topic: &Topic) {
         *self.lives.entry(topic.clone()).or_default() += 1;
+        self.positions.retain(|(_, of), _| of.topic != *topic);
         self.partitions.iter_mut().filter(|(of, _)| of.topic == *topic).for_each(|(_, log)| log.reset());
     }
 
