@@ -209,6 +209,17 @@ impl Shared {
         Ok(Self { log, topics, destinations: found, seed, letters_refused: Mutex::default() })
     }
 
+    /// Why a lane's dead-letter partition takes no letters, if it does not.
+    fn refuses_letters(&self, lane: Partition) -> Option<String> {
+        let topic = &self.topics.dead_letter;
+        let gone = self.log.is_gone(topic).then(|| format!("{topic} was deleted and is not there"));
+        gone.or_else(|| self.letters_refused.lock().expect("no holder panics").get(&lane).cloned())
+    }
+
+    fn letters_are_refused(&self, lane: Partition, reason: String) {
+        self.letters_refused.lock().expect("no holder panics").insert(lane, reason);
+    }
+
     /// Moves the gauges of every destination in every lane of a control partition.
     fn show_all(&self, control: &TopicPartition, show: impl Fn(&metrics::Destination)) {
         for (name, ..) in &self.destinations {

@@ -5,7 +5,8 @@
 //! partition from a position (committed records; the next position is reported over holes),
 //! **join** a group that shares out partitions (assigned, revoked with a barrier), **claim** one of
 //! them and **commit** appends to several partitions in one atomic step under that claim's fence,
-//! and questions: **bounds**, **shape** and **identities**. Cursors are records, so they need no verb of their own.
+//! and questions: **bounds**, **shape**, **identities** and whether a topic **is gone**. Cursors are records, so they
+//! need no verb of their own.
 //!
 //! Cancellation: dropping a future of this contract never undoes what was begun. An append or a
 //! commit whose future is dropped has an unknown outcome, exactly as one whose process dies.
@@ -373,6 +374,13 @@ pub trait Log: Send + Sync + 'static {
     /// What tells these topics from others that are made under their names later; without those that do not
     /// exist, and without any where the log does not tell. One question to the log, however many they are.
     fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>>;
+
+    /// Whether a topic that was there has been missing for so long, and so plainly, that nobody need wait for
+    /// it: somebody has to make it anew. Answered from what the log was asked before; a topic that was never
+    /// there, or is merely not told of for a moment, is not gone. Does not block.
+    fn is_gone(&self, _topic: &Topic) -> bool {
+        false
+    }
 
     /// Where a partition begins and ends now.
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>>;

@@ -135,7 +135,12 @@ pub async fn run(
 ) -> Result<(), takeover::Error> {
     let control = topics.control.clone();
     let place = Place { log: &*log, group, control: &control, member, role: Role::Resequence, seed };
-    hold(place, &drain, |claim| own(claim, log.clone(), topics.clone(), options.clone())).await
+    let holding = hold(place, &drain, |claim| own(claim, log.clone(), topics.clone(), options.clone()));
+    tokio::select! {
+        biased;
+        held = holding => held,
+        never = anew::keep_looking(&*log, &topics) => never,
+    }
 }
 
 /// One ownership of one control partition.

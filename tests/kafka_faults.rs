@@ -12,6 +12,8 @@ mod checker;
 mod connections;
 #[path = "support/kafka/feed.rs"]
 mod feed;
+#[path = "kafka_faults/gone.rs"]
+mod gone;
 #[path = "kafka_faults/hanging.rs"]
 mod hanging;
 #[path = "kafka_faults/ingress.rs"]

@@ -3,6 +3,8 @@
 
 #[path = "loss/anew.rs"]
 mod anew;
+#[path = "loss/gone.rs"]
+mod gone;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -212,7 +212,14 @@ async fn first_position(
     at: &TopicPartition,
     destination: &Destination,
 ) -> Result<PushPosition, takeover::Error> {
-    let bounds = log.bounds(at).await?;
+    let bounds = match log.bounds(at).await {
+        // Of what it will be nobody knows where to begin. The other destinations do not wait for that.
+        Err(_) if log.is_gone(&at.topic) => {
+            let lost = Some(format!("{} was deleted before anything of it was pushed", at.topic));
+            return Ok(PushPosition { lost, ..PushPosition::default() });
+        }
+        bounds => bounds?,
+    };
     let position = match destination.options.start {
         Start::Beginning => bounds.start,
         Start::End => bounds.stable_end,

@@ -206,6 +206,10 @@ impl Log for Kafka {
         self.0.asker.identities(topics).boxed()
     }
 
+    fn is_gone(&self, topic: &Topic) -> bool {
+        self.0.seen.is_gone(topic)
+    }
+
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {
         self.0.asker.bounds(of).boxed()
     }

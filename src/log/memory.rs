@@ -138,6 +138,11 @@ impl Memory {
         self.0.groups.lose(topic);
     }
 
+    /// Deletes a topic with all that it holds. [`Log::ensure`] makes it anew.
+    pub fn delete(&self, topic: &Topic) {
+        self.0.lock().delete(topic);
+    }
+
     /// Appends a batch in a transaction that stays open, and so holds the partition's stable end,
     /// until the handle is committed, aborted or dropped, which aborts.
     ///
@@ -166,6 +171,10 @@ impl Log for Memory {
 
     fn identities<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<TopicIds, Error>> {
         ready(Ok(self.0.lock().identities(topics))).boxed()
+    }
+
+    fn is_gone(&self, topic: &Topic) -> bool {
+        self.0.lock().is_gone(topic)
     }
 
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {

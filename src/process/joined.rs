@@ -37,6 +37,10 @@ impl Log for Joined {
         self.log.identities(topics)
     }
 
+    fn is_gone(&self, topic: &Topic) -> bool {
+        self.log.is_gone(topic)
+    }
+
     fn bounds<'a>(&'a self, of: &'a TopicPartition) -> BoxFuture<'a, Result<Bounds, Error>> {
         self.log.bounds(of)
     }

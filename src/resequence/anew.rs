@@ -1,4 +1,4 @@
-//! Topics that were deleted and made anew under their names. The log tells them apart by ids, which the cursor
+//! Topics that were deleted, and made anew under their names or not. The log tells them apart by ids, which the cursor
 //! holds, so that what a position or counter is about is known however far a new topic has grown.
 
 use std::time::Duration;
@@ -9,8 +9,9 @@ use crate::log::{Error, Log, Topic};
 use crate::record::{TopicId, TopicIds};
 use crate::topics::Topics;
 
-/// How often a living owner looks. What a new topic takes in before that is not lost, for the verdict comes from
-/// the ids; so it is only how long an owner may go on in vain, and a question of this size to a cluster is nothing.
+/// How often a living owner looks, and every process that may become one. What a new topic takes in before that is
+/// not lost, for the verdict comes from the ids; so it is only how long an owner may go on in vain, and a question of
+/// this size to a cluster is nothing.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// The looks of a living owner.
@@ -77,6 +78,19 @@ pub(super) async fn look(log: &dyn Log, topics: &Topics, known: &TopicIds) -> Re
     Ok(known.map(|(name, id)| (name.clone(), *id)).chain(found).collect())
 }
 
+/// Looks again and again, so that the log knows which topics are gone before anybody takes over or writes to
+/// them, and no owner has to wait until that is certain.
+pub(super) async fn keep_looking(log: &dyn Log, topics: &Topics) -> ! {
+    let written = [&topics.dead_letter, &topics.events, &topics.batch_state];
+    let all: Vec<Topic> = compared(topics).into_iter().chain(written.into_iter().cloned()).collect();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if let Err(error) = log.identities(&all).await {
+            tracing::debug!(%error, "looking which topics there are");
+        }
+    }
+}
+
 /// Those of the known ones that are others now, as they were.
 pub(super) fn replaced(known: &TopicIds, now: &TopicIds) -> TopicIds {
     let other = |name: &str, id: &TopicId| now.get(name).is_some_and(|now| now != id);
@@ -88,4 +102,11 @@ pub(super) fn reason(replaced: &TopicIds) -> String {
     let names: Vec<&str> = replaced.keys().map(String::as_str).collect();
     let (were, it) = if names.len() == 1 { ("was", "it") } else { ("were", "they") };
     format!("{} {were} deleted and made anew: what {it} held before is lost", names.join(", "))
+}
+
+/// Why a lane stands still that has something to write to a topic which is not there any more.
+pub(super) fn missing(topic: &Topic) -> String {
+    format!(
+        "{topic} was deleted and is not there: make it anew with `seriatim topics apply`; what it held before is lost"
+    )
 }

@@ -9,6 +9,7 @@ mod commit;
 mod dispatch;
 mod needs;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{Bounds, Error, Fetched, Log, Offsets, Reader, Visibility, Writer};
+use crate::log::{Bounds, Error, Fetched, Log, Offsets, Reader, Topic, Visibility, Writer};
 use crate::record::cursor::OwnerCursor;
 use crate::record::{Batch, Epoch, Offset, Partition, TopicIds};
 use crate::takeover;
@@ -90,6 +91,8 @@ pub(super) struct Owner {
     writer: Option<Box<dyn Writer>>,
     under_way: FuturesUnordered<BoxFuture<'static, Happening>>,
     committed: OwnerCursor,
+    /// Topics to which nothing may be written before the lanes are restored again.
+    uncompared: BTreeSet<Topic>,
     /// Something besides releases has to be committed.
     due: bool,
     exit: Option<Exit>,
@@ -117,6 +120,7 @@ impl Owner {
             exit: None,
             loads: Loads::new(shared.topics.work_partitions),
             looks: Looks::new(lanes.topics),
+            uncompared: lanes.uncompared,
             verbs,
             seats: lanes.seats,
             shared,
@@ -206,7 +210,7 @@ impl Owner {
         if let Some((lane, reason)) = defect {
             // What is gathered may be wrong: nothing more is committed from this memory.
             if let Some(writer) = self.writer.take() {
-                self.restore_halted(writer, lane, reason);
+                self.restore_halted(writer, [(lane, reason)]);
             }
         } else if self.looks.found_replaced() {
             if let Some(writer) = self.writer.take() {
@@ -286,11 +290,13 @@ impl Owner {
         }));
     }
 
-    /// Begins again from the last committed cursor, with one lane standing still.
-    fn restore_halted(&mut self, writer: Box<dyn Writer>, lane: Partition, reason: String) {
+    /// Begins again from the last committed cursor, with some lanes standing still.
+    fn restore_halted(&mut self, writer: Box<dyn Writer>, lanes: impl IntoIterator<Item = (Partition, String)>) {
         let mut cursor = self.committed.clone();
-        if let Some(lane) = cursor.lanes.get_mut(&lane.0) {
-            lane.halted = Some(reason);
+        for (lane, reason) in lanes {
+            if let Some(lane) = cursor.lanes.get_mut(&lane.0) {
+                lane.halted = Some(reason);
+            }
         }
         self.exit = Some(Exit::Restore { writer, cursor, accepted: Accepted::Nothing });
     }

@@ -1,6 +1,6 @@
 //! Take-over, steps 4 and 5: from the last committed cursor to lanes that go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
@@ -37,6 +37,9 @@ pub(super) struct Restored {
     pub(super) seats: Vec<Seat>,
     /// The topics that they are about.
     pub(super) topics: TopicIds,
+    /// Output topics that were deleted and are not there: nobody knows what a former owner wrote to them, so
+    /// that nothing may be written there before they have been compared.
+    pub(super) uncompared: BTreeSet<Topic>,
 }
 
 /// Restores the lanes of a control partition. A lane that cannot go on comes back halted; its
@@ -51,14 +54,16 @@ pub(super) async fn restore(
     accepted: Accepted,
 ) -> Result<Restored, takeover::Error> {
     let accepted_before = last_accept(shared, Offset(cursor.control)).await?;
-    let mut seats = Vec::new();
+    let (mut seats, mut uncompared) = (Vec::new(), BTreeSet::new());
     // Before all that is asked of them: one that is made anew meanwhile is found by the next look.
     let topics = anew::look(&*shared.log, &shared.topics, &cursor.topics).await?;
     for lane in shared.topics.lanes_of(shared.control) {
         let mut lane_cursor = cursor.lanes.get(&lane.0).cloned().unwrap_or_default();
-        let known = cursor.topics.clone().into_iter().chain(lane_cursor.about).collect();
+        let known = cursor.topics.clone().into_iter().chain(std::mem::take(&mut lane_cursor.about)).collect();
         // Until the loss is accepted, the lane's positions are about what it knew.
-        lane_cursor.about = anew::replaced(&known, &topics);
+        let mut about = anew::replaced(&known, &topics);
+        about.retain(|name, _| is_about(shared, &lane_cursor, name));
+        lane_cursor.about = about;
         let results_lost = match accepted {
             Accepted::Lane(accepted) if accepted == lane => accept(shared, lane, &mut lane_cursor).await?,
             Accepted::Cursor => Some(begin_behind_tails(shared, lane, &mut lane_cursor).await?),
@@ -70,13 +75,19 @@ pub(super) async fn restore(
         if lane_cursor.halted.is_none() && !lane_cursor.about.is_empty() {
             lane_cursor.halted = Some(anew::reason(&lane_cursor.about));
         }
-        let mut seat = restore_lane(shared, lane, lane_cursor).await?;
+        let mut seat = restore_lane(shared, lane, lane_cursor, &mut uncompared).await?;
         if let Some(state) = seat.state_mut() {
             state.results_lost = results_lost;
         }
         seats.push(seat);
     }
-    Ok(Restored { seats, topics })
+    Ok(Restored { seats, topics, uncompared })
+}
+
+/// Whether a lane's cursor is about what a topic held: of an output topic, where it counts outputs there.
+fn is_about(shared: &Shared, cursor: &LaneCursor, name: &str) -> bool {
+    let is_output = shared.topics.destinations.values().any(|topic| topic.as_str() == name);
+    !is_output || !numbers(cursor, name).is_empty()
 }
 
 /// When a loss was accepted last, by an order below this position. Who accepted it may have died before what had
@@ -108,7 +119,12 @@ async fn lost(shared: &Shared, lane: Partition, cursor: &LaneCursor, before: Tim
     Ok(Lost { results, input: Offset(cursor.limit).min(input), before, hastened: Offset::ZERO })
 }
 
-async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) -> Result<Seat, takeover::Error> {
+async fn restore_lane(
+    shared: &Shared,
+    lane: Partition,
+    mut cursor: LaneCursor,
+    uncompared: &mut BTreeSet<Topic>,
+) -> Result<Seat, takeover::Error> {
     if cursor == LaneCursor::default() {
         begin(shared, lane, &mut cursor).await?;
     }
@@ -116,7 +132,7 @@ async fn restore_lane(shared: &Shared, lane: Partition, mut cursor: LaneCursor) 
         cursor.halted = first_loss(shared, lane, &cursor).await?;
     }
     if cursor.halted.is_none() {
-        cursor.halted = settle_tails(shared, lane, &mut cursor).await?;
+        cursor.halted = settle_tails(shared, lane, &mut cursor, uncompared).await?;
     }
     if cursor.halted.is_some() {
         return Ok(Seat::halted(lane, cursor));
@@ -186,7 +202,12 @@ async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Re
 }
 
 /// Compares every destination's tail with the cursor and puts the cursor right where it may be.
-async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<String>, Error> {
+async fn settle_tails(
+    shared: &Shared,
+    lane: Partition,
+    cursor: &mut LaneCursor,
+    uncompared: &mut BTreeSet<Topic>,
+) -> Result<Option<String>, Error> {
     for topic in shared.topics.destinations.values() {
         let name = topic.as_str().to_owned();
         let numbers = numbers(cursor, &name);
@@ -206,6 +227,8 @@ async fn settle_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor)
             // A lane that has never sent anything there does not stand still for it.
             Tail::Refused { .. } if counter == 0 => {}
             Tail::Refused { reason } => return Ok(Some(reason)),
+            // Its lanes stand still when they have something to write there.
+            Tail::Missing => drop(uncompared.insert(topic.clone())),
         }
     }
     Ok(None)
@@ -265,8 +288,8 @@ async fn accept_output(
     let numbers = numbers(cursor, &name);
     let counter = numbers.end;
     match compare(&*shared.log, of, numbers).await? {
-        // What is refused halts the lane again.
-        Tail::Equal | Tail::Ahead { .. } | Tail::Refused { .. } => {}
+        // What is refused, or is not there, halts the lane again.
+        Tail::Equal | Tail::Ahead { .. } | Tail::Refused { .. } | Tail::Missing => {}
         Tail::Behind { next, .. } if !is_anew => drop(cursor.sequences.insert(name, next)),
         Tail::Behind { .. } | Tail::Gone { .. } => drop(cursor.begins.insert(name, counter)),
     }

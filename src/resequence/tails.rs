@@ -25,6 +25,8 @@ pub(super) enum Tail {
     Gone { reason: String },
     /// It may not even be asked where it ends, so nothing may be written to it; the reason.
     Refused { reason: String },
+    /// Its topic was deleted and is not made again, so that there is nothing to compare.
+    Missing,
 }
 
 /// How far back the first look goes; doubled until the cursor's place is found.
@@ -35,6 +37,7 @@ const FIRST_LOOK: u64 = 256;
 /// fenced: nothing of theirs can be added any more.
 pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, numbers: Range<u64>) -> Result<Tail, Error> {
     let bounds = match log.bounds(of).await {
+        Err(_) if log.is_gone(&of.topic) => return Ok(Tail::Missing),
         Err(Error::Rejected { at, reason }) => return Ok(Tail::Refused { reason: format!("{at}: {reason}") }),
         bounds => bounds?,
     };

@@ -95,3 +95,22 @@ async fn the_next_deliverer_notices_and_whoever_accepts_may_die() {
         rig.run_until(Rig::options(), rig.wait_lost("t.output was deleted and made anew")).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_deleted_before_anything_was_pushed_holds_its_destination_until_it_is_accepted() {
+    let rig = Rig::new(1, 1).await;
+    rig.log.delete(&rig.topics.destinations[NAME]);
+    let done = async {
+        rig.wait_lost("t.output was deleted before anything of it was pushed").await;
+        // An order that cannot be executed now does not hold up those behind it.
+        rig.order(0, PushAction::Accept { lane: 0 }).await;
+        sleep(Duration::from_secs(60)).await;
+        assert!(rig.position(0).lost.is_some());
+        rig.log.ensure(&rig.topics.shapes()).await.expect("one is missing");
+        rig.write(0, &[1; 3], 10).await;
+        rig.order(0, PushAction::Accept { lane: 0 }).await;
+        rig.wait_position(0, 3).await;
+    };
+    rig.run_until(Rig::options(), done).await;
+    assert_exact(&rig.receiver.applied(), 1, 3);
+}

@@ -362,3 +362,20 @@ async fn a_rate_that_holds_items_back_is_told() {
     };
     rig.run_until(options, told).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_a_topic_for_dead_letters_a_refused_item_halts_its_group_alone() {
+    let rig = Rig::new(1, 1).await;
+    rig.write(0, &[1, 2, 1, 2], 10).await;
+    refuse(&rig, 0, 400);
+    rig.log.delete(&rig.topics.dead_letter);
+    let options = Options { on_failure: OnFailure::DeadLetter, ..Rig::options() };
+    let done = async {
+        rig.receiver.wait_applied(2).await;
+        while !rig.position(0).halted.get(&0).is_some_and(|reason| reason.contains("t.dead-letter was deleted")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    rig.run_until(options, done).await;
+    assert_eq!(rig.receiver.applied(), [(0, 2, 1), (0, 2, 3)]);
+}

@@ -51,7 +51,12 @@ impl Checker {
 
     /// Of lanes whose first output has this sequence number.
     pub(crate) fn going_on_from(of: &Rig, next_sequence: u64) -> Self {
-        let consumer = reader(&of.client(), &of.topic("output"));
+        Self::of(of, "output", next_sequence)
+    }
+
+    /// As [`Checker::going_on_from`], of an output topic of this name.
+    pub(crate) fn of(of: &Rig, output: &str, next_sequence: u64) -> Self {
+        let consumer = reader(&of.client(), &of.topic(output));
         Self::on(of, consumer, next_sequence)
     }
 

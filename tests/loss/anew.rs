@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use seriatim::log::{Log as _, SESSION_TIMEOUT};
+use seriatim::record::{BatchBuilder, Name};
 use seriatim::topics::Topics;
 
 use super::{LANE, Rig};
@@ -169,6 +170,19 @@ async fn a_topic_that_is_ours_no_longer_halts_nobody() {
         }
     }
     assert_eq!(rig.outputs().await.len(), 4);
+    // What holds nothing of the lane's has nothing to lose.
+    rig.resequencing(rig.send_and_answer(&["e"])).await;
+    let mut builder = BatchBuilder::default();
+    builder.push(None, Some(b"f"), |to| to.put(Name::Destination, b"other"));
+    rig.append(&rig.topics.input, builder.finish()).await;
+    rig.answer(&[5]).await;
+    rig.resequencing(async {
+        while rig.read(&both.destinations["other"]).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    rig.log.recreate(&both.destinations["other"]);
     let reason = rig.resequencing(rig.is_halted()).await;
     assert!(reason.contains("t.output.other was deleted and made anew"), "{reason}");
 }

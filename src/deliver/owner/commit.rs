@@ -61,8 +61,7 @@ impl Owner {
         let log::Error::Rejected { at, reason } = &error else { return error };
         tracing::error!(%at, reason, "a commit is refused");
         if at.topic == self.shared.topics.dead_letter {
-            let mut refused = self.shared.letters_refused.lock().expect("no holder panics");
-            refused.insert(at.partition, reason.clone());
+            self.shared.letters_are_refused(at.partition, reason.clone());
         }
         log::Error::Unavailable(error.to_string())
     }

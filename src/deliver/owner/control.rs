@@ -150,7 +150,8 @@ impl Owner {
                 self.replay(feed, from, id);
             }
             (Ok(remains), _) => self.accepted(feed, &remains),
-            (Err(error), _) if tasks::is_passing(&error) => {
+            // The orders behind it do not wait until somebody makes the topic anew.
+            (Err(error), _) if tasks::is_passing(&error) && !self.shared.log.is_gone(&at.topic) => {
                 tracing::warn!(%at, %error, "asking again what the log has");
             }
             (Err(error), _) => {

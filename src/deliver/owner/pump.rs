@@ -194,7 +194,8 @@ impl Owner {
     fn beat(&mut self, now: Instant) {
         let all = self.feeds.iter().map(|feed| feed.at.clone()).collect();
         self.tasks.push(tasks::measure(self.shared.log.clone(), all).boxed());
-        self.tasks.push(tasks::look(self.shared.log.clone(), self.pushed()).boxed());
+        let letters = self.shared.topics.dead_letter.clone();
+        self.tasks.push(tasks::look(self.shared.log.clone(), self.pushed(), letters).boxed());
         self.dirty |= self.feeds.iter().any(|feed| feed.frontier() != feed.committed);
         self.dirty |= self.has_news(now);
         for target in &self.targets {

@@ -189,7 +189,7 @@ impl Owner {
         let lane = feed.at.partition;
         let mut policy = target.options.on_failure;
         if policy == OnFailure::DeadLetter
-            && let Some(why) = self.shared.letters_refused.lock().expect("no holder panics").get(&lane)
+            && let Some(why) = self.shared.refuses_letters(lane)
         {
             reason = format!("{reason}; it cannot be dead-lettered: {why}");
             policy = OnFailure::Halt;

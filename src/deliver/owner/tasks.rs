@@ -195,9 +195,14 @@ pub(super) async fn measure(log: Arc<dyn Log>, of: Vec<TopicPartition>) -> Done 
     Done::Measured(bounds)
 }
 
-/// Asks which topics there are.
-pub(super) async fn look(log: Arc<dyn Log>, topics: Vec<Topic>) -> Done {
-    Done::Looked(log.identities(&topics).await)
+/// Asks which of these topics there are. So that the log knows of the other one, too, it asks for that as well.
+pub(super) async fn look(log: Arc<dyn Log>, mut topics: Vec<Topic>, other: Topic) -> Done {
+    topics.push(other.clone());
+    let mut found = log.identities(&topics).await;
+    if let Ok(found) = &mut found {
+        found.remove(other.as_str());
+    }
+    Done::Looked(found)
 }
 
 pub(super) async fn commit(mut writer: Box<dyn Writer>, appends: Vec<Append>) -> Done {

@@ -106,15 +106,25 @@ impl Asker {
         blocking(move || {
             let judge = |code| seen.judge(of_question, code, &of);
             // In this order: what is stable was written before.
-            let (start, stable_end) = watermarks(&committed, &of, ANSWER).map_err(judge)?;
-            let (_, end) = watermarks(&uncommitted, &of, ANSWER).map_err(judge)?;
+            let bounds = watermarks(&committed, &of, ANSWER)
+                .and_then(|(start, stable_end)| Ok((start, stable_end, watermarks(&uncommitted, &of, ANSWER)?.1)));
+            let missing = bounds.as_ref().is_err_and(|code| meaning(*code) == Meaning::Missing);
+            if missing {
+                // That is noted; it changes nothing about this answer.
+                drop(identities(&committed, &seen, &seen.topics()));
+            }
+            let (start, stable_end, end) = bounds.map_err(judge)?;
             Ok(Bounds { start, stable_end, end: end.max(stable_end) })
         })
         .await
     }
 
-    /// Up to where a partition can be read, `None` where nobody answers at once. Blocks for a moment.
+    /// Up to where a partition can be read, `None` where nobody answers at once; where its topic is gone
+    /// nothing waits for its end. Blocks for a moment.
     pub(super) fn stable_end(&self, of: &TopicPartition) -> Option<Offset> {
+        if self.seen.is_gone(&of.topic) {
+            return Some(Offset(u64::MAX));
+        }
         watermarks(&self.committed, of, AT_ONCE).ok().map(|(_, stable_end)| stable_end)
     }
 
@@ -154,25 +164,7 @@ impl Asker {
     /// process may not look at. Brokers that are too old to have ids tell none.
     pub(super) async fn identities(&self, topics: &[Topic]) -> Result<TopicIds, Error> {
         let (client, seen, topics) = (Arc::clone(&self.committed), Arc::clone(&self.seen), topics.to_vec());
-        blocking(move || {
-            let Some(first) = topics.first() else { return Ok(TopicIds::new()) };
-            let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
-            let names = names(&topics).map_err(|topic| judge(Code::InvalidTopic, topic))?;
-            let mut ids = TopicIds::new();
-            for (name, id) in
-                client.ask(|client| topic_ids(client, &names, ANSWER)).map_err(|code| judge(code, first))?
-            {
-                match id {
-                    // Whoever needs one that it may not look at is told so.
-                    Ok(0)
-                    | Err(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::TopicAuthorizationFailed) => {}
-                    Ok(id) => drop(ids.insert(name, TopicId(id))),
-                    Err(code) => return Err(judge(code, &Topic::from(name))),
-                }
-            }
-            Ok(ids)
-        })
-        .await
+        blocking(move || identities(&client, &seen, &topics)).await
     }
 
     /// Which of these topics this process may not write to, or not any more; `None` where there is none, or
@@ -231,6 +223,31 @@ impl Asker {
         let resource = resource.map_err(|code| unavailable(code.to_string()))?;
         Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
+}
+
+/// As [`Asker::identities`]. Blocks for an answer, and notes which topics are there.
+fn identities(client: &Asking, seen: &Seen, topics: &[Topic]) -> Result<TopicIds, Error> {
+    let Some(first) = topics.first() else { return Ok(TopicIds::new()) };
+    let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
+    let names = names(topics).map_err(|topic| judge(Code::InvalidTopic, topic))?;
+    let (mut ids, mut there, mut missing) = (TopicIds::new(), Vec::new(), Vec::new());
+    for (name, id) in client.ask(|client| topic_ids(client, &names, ANSWER)).map_err(|code| judge(code, first))? {
+        let topic = Topic::from(name.as_str());
+        match id {
+            // Whoever needs one that it may not look at is told so.
+            Err(Code::TopicAuthorizationFailed) => {}
+            Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => missing.push(topic),
+            Err(code) => return Err(judge(code, &topic)),
+            Ok(id) => {
+                there.push(topic);
+                if id != 0 {
+                    ids.insert(name, TopicId(id));
+                }
+            }
+        }
+    }
+    seen.note_answer(&there, &missing);
+    Ok(ids)
 }
 
 fn watermarks(client: &Asking, of: &TopicPartition, patience: Duration) -> Result<(Offset, Offset), Code> {

@@ -96,6 +96,8 @@ pub(super) async fn hanging(asker: &Asker, written: &Written) -> Result<Vec<Topi
     loop {
         let looks = suspects.into_iter().map(async |(of, end)| match asker.bounds_now(&of).await {
             Ok(bounds) => Ok(Some((of, end.unwrap_or(bounds.end))).filter(|(_, end)| bounds.stable_end < *end)),
+            // With all that hung in it.
+            Err(_) if asker.seen.is_gone(&of.topic) => Ok(None),
             Err(error @ Error::Unavailable(_)) => Err(error),
             // Whoever needs it says what is wrong with it.
             Err(_) => Ok(None),

@@ -99,6 +99,16 @@ impl State {
         self.partitions.iter_mut().filter(|(of, _)| of.topic == *topic).for_each(|(_, log)| log.reset());
     }
 
+    pub(super) fn delete(&mut self, topic: &Topic) {
+        *self.lives.entry(topic.clone()).or_default() += 1;
+        self.shapes.remove(topic);
+        self.partitions.retain(|of, _| of.topic != *topic);
+    }
+
+    pub(super) fn is_gone(&self, topic: &Topic) -> bool {
+        self.lives.contains_key(topic) && !self.shapes.contains_key(topic)
+    }
+
     /// Something is asked of the log; it may be away.
     pub(super) fn look_up(&mut self) -> Result<(), Error> {
         let away = happens(&mut self.dice.lookup, self.faults.lookup_unavailable);

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Happening, Owner, Shared};
+use super::{Happening, Owner, Shared, anew};
 use crate::log::{Append, Error, Offsets, Topic, Writer};
 use crate::metrics::{self, Role};
 use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
@@ -50,13 +50,30 @@ impl Owner {
         (appends, Committing { cursor, ledgers, started: Instant::now() })
     }
 
+    /// Commits what is gathered, or halts the lanes that have something in it which cannot be written.
     pub(super) fn start_commit(&mut self) {
         let Some(mut writer) = self.writer.take() else { return };
         let (appends, committing) = self.form_commit();
+        let halted = self.without_a_topic(&appends);
+        if !halted.is_empty() {
+            return self.restore_halted(writer, halted);
+        }
         self.under_way.push(Box::pin(async move {
             let result = writer.commit(appends).await;
             Happening::Committed(writer, result, committing)
         }));
+    }
+
+    /// The lanes that have something to write to a topic which was deleted and is not there, and why they stand
+    /// still: the brokers would let everything wait for it.
+    fn without_a_topic(&self, appends: &[Append]) -> Vec<(Partition, String)> {
+        let is_missing = |topic: &Topic| self.uncompared.contains(topic) || self.shared.log.is_gone(topic);
+        let missing = appends.iter().filter(|to| self.is_of_a_lane(&to.to.topic) && is_missing(&to.to.topic));
+        let halted: Vec<_> = missing.map(|Append { to, .. }| (to.partition, anew::missing(&to.topic))).collect();
+        for (lane, reason) in &halted {
+            tracing::error!(%lane, reason, "the lane stands still, the others go on");
+        }
+        halted
     }
 
     pub(super) fn commit_ended(
@@ -69,7 +86,7 @@ impl Owner {
             Ok(offsets) => offsets,
             Err(Error::Rejected { at, reason }) if self.is_of_a_lane(&at.topic) => {
                 tracing::error!(%at, reason, "a commit was refused: its lane stands still, the others go on");
-                self.restore_halted(writer, at.partition, format!("{at}: {reason}"));
+                self.restore_halted(writer, [(at.partition, format!("{at}: {reason}"))]);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),

@@ -85,7 +85,7 @@ impl Rig {
     }
 
     /// Creates the topics that are missing.
-    fn create_topics(&self) {
+    pub(crate) fn create_topics(&self) {
         let (code, text) = self.verb(&["topics", "apply"], &[]);
         assert_eq!(code, Some(0), "{text}");
     }
@@ -99,6 +99,12 @@ impl Rig {
 
     /// Deletes a topic with all that it holds, and creates it again.
     pub(crate) fn make_anew(&self, topic: &str) {
+        self.delete(topic);
+        self.create_topics();
+    }
+
+    /// Deletes a topic with all that it holds.
+    pub(crate) fn delete(&self, topic: &str) {
         let topic = self.topic(topic);
         let delete = async {
             let deleted =
@@ -113,7 +119,6 @@ impl Rig {
             all.topics().iter().all(|there| there.name() != topic).then_some(())
         };
         wait_for(Duration::from_secs(30), is_gone, || format!("{topic} stays"));
-        self.create_topics();
     }
 
     /// Deletes the messages of a lane below an offset, as retention does.
