@@ -34,7 +34,10 @@ const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(9);
 /// Everything has to come before.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// One lane, as the receiver has seen it.
+/// Two, of which most tests use the one.
+const DESTINATIONS: &str = "destinations.default.topic = \"t.output\"\ndestinations.other.topic = \"t.output.other\"\n";
+
+/// One lane of a destination, as the receiver has seen it.
 #[derive(Default)]
 struct Lane {
     marks: Marks,
@@ -79,9 +82,9 @@ impl Seen {
 async fn receive(State(seen): State<Seen>, headers: HeaderMap) -> StatusCode {
     let text = |name: &str| headers[name].to_str().expect("it is ASCII");
     let number = |name: &str| text(name).parse().expect("it is a number");
-    let (stream, _) = text("seriatim-source").split_once(':').expect("LANE:OFFSET");
+    let (lane, _) = text("seriatim-source").split_once(':').expect("LANE:OFFSET");
     let place = Place {
-        stream: stream.to_owned(),
+        stream: format!("{} {lane}", text("seriatim-destination")),
         epoch: number("seriatim-epoch"),
         sequence: number("seriatim-sequence"),
         done_below: number("seriatim-done-below"),
@@ -118,14 +121,25 @@ impl World {
         let at = listener.local_addr().expect("it is bound");
         let app = axum::Router::new().fallback(receive).with_state(seen.clone());
         runtime.spawn(async move { axum::serve(listener, app).await });
-        let rig = Rig::new(&[]);
-        let push = format!("destinations.default.push.http = {{ url = \"http://{at}/\", allow_private = true }}\n");
+        let rig = Rig::with(&[], DESTINATIONS);
+        let push = ["default", "other"].map(|name| {
+            format!("destinations.{name}.push.http = {{ url = \"http://{at}/\", allow_private = true }}\n")
+        });
+        let push = push.concat();
         let rest = vec![rig.run("work", "work"), rig.run_with("owner", "resequence", &push)];
         Self { _rest: rest, rig, seen, push, _receiver: runtime }
     }
 
     fn deliver(&self, process: &str) -> Process {
         self.rig.run_with(process, "deliver", &self.push)
+    }
+
+    /// Has a process execute an order, once there is something to execute it on.
+    fn order(&self, process: &Process, verb: &[&str]) {
+        let admin = format!("http://{}", process.address("the admin port"));
+        let arguments = [verb, &["--reason", "a test", "--url", &admin]].concat();
+        let done = || Some(()).filter(|()| self.rig.verb(&arguments, &[]).0 == Some(0));
+        wait_for(PATIENCE, done, || format!("{arguments:?}: {:?}", self.rig.verb(&arguments, &[])));
     }
 }
 
@@ -173,23 +187,41 @@ fn f31_an_output_made_anew_is_pushed_only_when_that_is_accepted() {
     world.seen.wait(100);
     world.rig.make_anew("output");
     deliver.says("t.output was deleted and made anew");
-    let admin = format!("http://{}", deliver.address("the admin port"));
-    let accept = |verb: &[&str]| {
-        let arguments = [verb, &["--reason", "a test", "--url", &admin]].concat();
-        let accepted = || Some(()).filter(|()| world.rig.verb(&arguments, &[]).0 == Some(0));
-        wait_for(PATIENCE, accepted, || format!("{arguments:?}: {:?}", world.rig.verb(&arguments, &[])));
-    };
     for lane in ["0", "1"] {
         // Its owner may look a little later than the deliverer.
-        accept(&["lanes", "accept", lane, "--yes"]);
+        world.order(&deliver, &["lanes", "accept", lane, "--yes"]);
     }
     // Longer than what was pushed of the former one, which is where a deliverer would go on.
     feed::write(&world.rig, 200);
     sleep(LONGER_THAN_A_SESSION);
     assert_eq!(world.seen.count(), 100);
     for lane in ["0", "1"] {
-        accept(&["dest", "accept", "default", lane]);
+        world.order(&deliver, &["dest", "accept", "default", lane]);
     }
     world.seen.wait(300);
     world.seen.check(300, 0);
+}
+
+#[test]
+fn f32_an_output_topic_that_is_deleted_holds_up_no_other_destination() {
+    let world = World::start();
+    let deliver = world.deliver("deliver-0");
+    feed::write_one_to(&world.rig, 0, "0", "other");
+    feed::write(&world.rig, 100);
+    world.seen.wait(101);
+    let next = world.deliver("deliver-1").ready();
+    world.rig.delete("output.other");
+    feed::write(&world.rig, 100);
+    world.seen.wait(201);
+    deliver.kill();
+    feed::write(&world.rig, 100);
+    world.seen.wait(301);
+    world.rig.create_topics();
+    next.says("t.output.other was deleted and made anew");
+    world.order(&next, &["lanes", "accept", "0", "--yes"]);
+    feed::write_one_to(&world.rig, 0, "1", "other");
+    world.order(&next, &["dest", "accept", "other", "0"]);
+    world.seen.wait(302);
+    // Whoever died may have pushed an item without having committed that.
+    world.seen.check(302, 1);
 }

@@ -28,8 +28,9 @@
 //!   settles as committed, is ahead of the cursor: that is recognised and not written again.
 //!
 //! What is left: a commit that hangs without its cursor, whose marker was written, and that is aborted
-//! then. It takes a second failure before the next transaction has ended. Outputs that are lost so halt
-//! their lane at the next take-over, because the cursor has counted them.
+//! then. It takes a second failure before the next transaction has ended, or that the broker comes back
+//! just when this one has waited for it as long as it may. Outputs that are lost so halt their lane at the
+//! next take-over, because the cursor has counted them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
