@@ -10,6 +10,7 @@ mod error;
 mod joined;
 mod listen;
 pub mod operate;
+mod patience;
 pub mod readiness;
 mod retention;
 mod role;
@@ -63,8 +64,8 @@ pub struct Process {
 
 impl Process {
     /// Starts these roles with the worker that the configuration names. Returns once the ports are
-    /// bound, the log is open and its topics are there; the roles join their groups after that, and
-    /// [`Process::is_ready`] tells when they have.
+    /// bound, the log is open and its topics are there; brokers that do not answer are waited for, 45 s and one
+    /// more question at most. The roles join their groups after that, and [`Process::is_ready`] tells when they have.
     ///
     /// # Errors
     ///
@@ -87,9 +88,8 @@ impl Process {
         let (tls, tcp_ports) = (wiring::http_tls(config)?, wiring::tcp_ports(config)?);
         let pushed = wiring::pushed(config)?;
         let listeners = Listeners::bind(config, roles).await.map_err(|error| first_cause(config, error))?;
-        let engine = Engine::open(config).await?;
         let topics = Arc::new(config.topics());
-        engine.ensure(&topics).await?;
+        let engine = patience::ask(config, async || ready(config, &topics).await).await?;
 
         let (readiness, latch) = Readiness::new();
         let mut starting = Starting { config, topics: &topics, engine: &engine, latch, running: Running::default() };
@@ -181,6 +181,14 @@ impl Process {
         let _ = self.retention.await;
         drained
     }
+}
+
+/// An open log with its topics. Clients of Kafka that were told to ask a broker which does not answer may go on asking
+/// that one, so whoever tries again has new ones.
+async fn ready(config: &Config, topics: &Topics) -> Result<Engine, Error> {
+    let engine = Engine::open(config).await?;
+    engine.ensure(topics).await?;
+    Ok(engine)
 }
 
 /// Who finds the ports taken by the process that has the folder, too, is told of the folder: another port would

@@ -375,6 +375,27 @@ fn f12_members_come_and_go_for_a_minute() {
 
 #[test]
 #[ignore = "takes minutes: make faults"]
+fn f43_processes_start_while_one_of_three_brokers_is_frozen() {
+    let rig = Rig::new(&["--brokers", "3"]);
+    let checker = Checker::start(&rig);
+    for broker in 1..=3 {
+        rig.cluster.command("stop", broker);
+        let begun = Instant::now();
+        // Which broker a process asks first is up to chance.
+        let names = (0..4).map(|number| format!("start-{broker}-{number}"));
+        let started: Vec<_> = names.map(|name| rig.run(&name, "ingress,work,resequence,deliver")).collect();
+        let started: Vec<_> = started.into_iter().map(Process::ready).collect();
+        eprintln!("broker {broker} frozen: all are ready after {:?}", begun.elapsed());
+        rig.cluster.command("cont", broker);
+        feed::write(&rig, 100);
+        checker.more(100);
+        drop(started);
+    }
+    checker.finish();
+}
+
+#[test]
+#[ignore = "takes minutes: make faults"]
 fn f24_f41_f43_three_brokers_die_and_freeze_in_turn() {
     let rig = Rig::new(&["--brokers", "3"]);
     let (_work, owner) = (rig.run("work", "work"), rig.run("owner", "resequence"));

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 use seriatim::process::config::Config;
-use seriatim::process::{Error, Process, Role, Roles};
+use seriatim::process::{Engine, Error, Process, Role, Roles};
 use seriatim::record::Partition;
 use seriatim::work::builtin::Sleep;
 
@@ -136,7 +136,7 @@ async fn another_number_of_partitions_is_refused() {
 async fn a_log_that_does_not_answer_is_said() {
     let config = Config::parse("log.kafka = { 'bootstrap.servers' = 'k:9092' }\nadmin.listen = '127.0.0.1:0'", []);
     let config = config.expect("the parser takes it");
-    let error = Process::start(&config, &Roles::from([Role::Work])).await.expect_err("there is no such engine");
+    let error = Engine::open(&config).await.expect_err("nobody is there");
     assert_eq!(error.to_string(), "no Kafka broker answers; log.kafka says where they should be");
 }
 

@@ -23,7 +23,7 @@ use crate::record::{Offset, Partition, TopicId, TopicIds};
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// As [`ANSWER`], for who has something better to do.
-const AT_ONCE: Duration = Duration::from_millis(500);
+pub(super) const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// How long the markers of a commit are waited for, and how often they are looked for: they take
 /// milliseconds, unless their broker goes just then.
@@ -214,13 +214,15 @@ impl Asker {
 
     /// All settings of a topic or broker.
     pub(super) async fn settings(&self, of: ResourceSpecifier<'_>) -> Result<BTreeMap<String, String>, Error> {
-        let unavailable = |e: String| Error::Unavailable(format!("{of:?}: {e}"));
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let found = self.admin.describe_configs([&of], &options).await.map_err(|e| unavailable(e.to_string()))?;
-        let Some(resource) = found.into_iter().next() else {
-            return Err(unavailable("the broker does not tell its settings".to_owned()));
+        let judge = |code: Code| match of {
+            ResourceSpecifier::Topic(topic) => {
+                self.seen.judge(of_question, code, &Topic::from(topic).partition(Partition(0)))
+            }
+            _ => Error::Unavailable(format!("{of:?}: {code}")),
         };
-        let resource = resource.map_err(|code| unavailable(code.to_string()))?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let found = self.admin.describe_configs([&of], &options).await.map_err(|e| judge(code(&e)))?;
+        let resource = found.into_iter().next().unwrap_or(Err(Code::BadMessage)).map_err(judge)?;
         Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 }
@@ -231,7 +233,9 @@ fn identities(client: &Asking, seen: &Seen, topics: &[Topic]) -> Result<TopicIds
     let judge = |code, topic: &Topic| seen.judge(of_question, code, &topic.partition(Partition(0)));
     let names = names(topics).map_err(|topic| judge(Code::InvalidTopic, topic))?;
     let (mut ids, mut there, mut missing) = (TopicIds::new(), Vec::new(), Vec::new());
-    for (name, id) in client.ask(|client| topic_ids(client, &names, ANSWER)).map_err(|code| judge(code, first))? {
+    let found = client.ask(|client| topic_ids(client, &names, ANSWER));
+    let found = found.inspect_err(|_| hear_of_another(&client.client, first));
+    for (name, id) in found.map_err(|code| judge(code, first))? {
         let topic = Topic::from(name.as_str());
         match id {
             // Whoever needs one that it may not look at is told so.
@@ -263,6 +267,15 @@ fn names(topics: &[Topic]) -> Result<Vec<CString>, &Topic> {
     let names: BTreeSet<_> =
         topics.iter().map(|of| CString::new(of.as_str()).map_err(|_| of)).collect::<Result<_, _>>()?;
     Ok(names.into_iter().collect())
+}
+
+/// What is asked about topics by librdkafka's administrative calls is asked of one broker, which the client was told is
+/// the controller; one that is frozen is asked again and again, until the client hears of another.
+pub(super) fn hear_of_another(client: &Consumer, topic: &Topic) {
+    let told = client.fetch_metadata(Some(topic.as_str()), AT_ONCE);
+    if let Err(error) = told {
+        tracing::debug!(%error, "nobody says who the controller is");
+    }
 }
 
 /// Nobody polls these clients otherwise, and their events would pile up.

@@ -188,6 +188,7 @@ fn rejected(code: Code, at: &TopicPartition) -> Error {
 pub(super) fn code(error: &KafkaError) -> Code {
     match error {
         KafkaError::Transaction(error) => error.code(),
+        KafkaError::AdminOp(code) => *code,
         other => other.rdkafka_error_code().unwrap_or(Code::Unknown),
     }
 }

@@ -16,6 +16,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
 
+use super::asker::{AT_ONCE, hear_of_another};
 use super::bootstrap::Bootstrap;
 use super::client::log_line;
 use super::errors::{Meaning, meaning, of_group, partition};
@@ -39,9 +40,6 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often it is looked at whether the topics are those that the member has positions in: as often as an owner
 /// looks, so that workers know by the time that somebody has accepted the loss.
 const COMPARE: Duration = Duration::from_secs(5);
-
-/// How long an answer to that is waited for, by who has rebalances to answer. The next look does as well.
-const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// What the thread knows.
 pub(super) struct Serving {
@@ -148,13 +146,11 @@ impl Serving {
             return;
         }
         self.compared = Instant::now();
-        let topics = self.standing.topics();
-        if topics.is_empty() {
-            return;
-        }
+        let (client, topics) = (&self.client.client, self.standing.topics());
+        let Some(first) = topics.first() else { return };
         let names: Vec<_> = topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
-        let found = topic_ids(&self.client.client, &names, AT_ONCE);
-        let found = found.inspect_err(|code| tracing::debug!(group = self.standing.group, %code, "looking at topics"));
+        // Who has rebalances to answer does not wait long; the next look does as well.
+        let found = topic_ids(client, &names, AT_ONCE).inspect_err(|_| hear_of_another(client, first));
         let told = |(name, id): (String, Result<u128, Code>)| Some((name, id.ok().filter(|id| *id != 0).map(TopicId)?));
         let now: TopicIds = found.into_iter().flatten().filter_map(told).collect();
         for topic in self.standing.compare(&now) {
