@@ -182,7 +182,13 @@ async fn f31_positions_are_about_the_topic_that_they_were_stored_for() {
         let mut position = positions.add_partition(place.0.topic.as_str(), 0);
         position.set_offset(rdkafka::Offset::Offset(2)).expect("it is an offset");
         position.set_metadata(beside);
-        stranger.commit(&positions, CommitMode::Sync).expect("the group has no members");
+        // Refused until the group has heard that its last member has left.
+        let stored = async {
+            while stranger.commit(&positions, CommitMode::Sync).is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), stored).await.expect("the group has no members");
         let joined = log.join("positions", std::slice::from_ref(&place.0.topic), "asking").await;
         let asking = joined.expect("the topic exists");
         assert_eq!(asking.committed(&place.0).await.expect("the broker is there"), expected, "{beside:?}");

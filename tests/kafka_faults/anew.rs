@@ -98,7 +98,9 @@ fn f31_workers_begin_anew_with_an_input_that_was_made_anew() {
     checker.until(100);
     work.terminate();
     // What somebody who was slow to die might have stored last.
-    group(&rig).commit(&former, CommitMode::Sync).expect("the group has no members");
+    let group = group(&rig);
+    let is_taken = || group.commit(&former, CommitMode::Sync).ok();
+    wait_for(RECOVERY, is_taken, || "the group still has members".to_owned());
     let work = rig.run("work-1", "work");
     feed::write(&rig, 100);
     checker.until(200);
