@@ -128,7 +128,7 @@ impl<'a> ResultHeaders<'a> {
 
     /// Writes the headers; round 0 and what is absent take no room.
     pub fn encode(&self, to: &mut HeaderWriter<'_>) {
-        to.put_display(Name::Source, format_args!("{}:{}", self.source.lane, self.source.offset));
+        to.put_source(Name::Source, self.source);
         to.put_decimal(Name::Check, self.check.into());
         if let Some(status) = self.status {
             to.put(Name::Status, status.as_str().as_bytes());
@@ -188,9 +188,9 @@ impl OutputHeaders {
 
     /// Writes the headers.
     pub fn encode(&self, to: &mut HeaderWriter<'_>) {
-        to.put_display(Name::Source, format_args!("{}:{}", self.source.lane, self.source.offset));
+        to.put_source(Name::Source, self.source);
         to.put_decimal(Name::Output, self.output.into());
-        to.put_display(Name::Group, format_args!("{:016x}", self.group));
+        to.put_hex(Name::Group, self.group);
         to.put_decimal(Name::Sequence, self.sequence.0);
         to.put_decimal(Name::Epoch, self.epoch.0);
     }

@@ -6,6 +6,8 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::Source;
+
 macro_rules! names {
     ($($(#[$doc:meta])* $variant:ident = $tag:literal $text:literal;)*) => {
         /// The header names that Seriatim itself reads or writes. The numbers are stored: never change one.
@@ -175,14 +177,35 @@ impl<'a> HeaderWriter<'a> {
 
     /// Adds a header whose value is a number, in decimal.
     pub fn put_decimal(&mut self, name: Name, value: u64) {
-        self.0.put_u8(name as u8);
-        self.formatted(format_args!("{value}"));
+        self.put(name, itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// Adds a header whose value is formatted straight into the frame.
-    pub fn put_display(&mut self, name: Name, value: std::fmt::Arguments<'_>) {
+    /// Adds a header whose value is where a record came in, as `LANE:OFFSET`.
+    pub fn put_source(&mut self, name: Name, source: Source) {
+        let (mut lane, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (lane, offset) = (lane.format(source.lane.0), offset.format(source.offset.0));
         self.0.put_u8(name as u8);
-        self.formatted(value);
+        self.length(lane.len() + 1 + offset.len());
+        self.0.put_slice(lane.as_bytes());
+        self.0.put_u8(b':');
+        self.0.put_slice(offset.as_bytes());
+    }
+
+    /// Adds a header whose value is a number in sixteen hexadecimal digits.
+    pub fn put_hex(&mut self, name: Name, value: u64) {
+        let digits: [u8; 16] = std::array::from_fn(|n| b"0123456789abcdef"[((value >> (60 - 4 * n)) & 15) as usize]);
+        self.put(name, &digits);
+    }
+
+    /// Adds a header whose value is formatted straight into the frame; for what is rare, as formatting is slow.
+    pub fn put_display(&mut self, name: Name, value: std::fmt::Arguments<'_>) {
+        use std::fmt::Write as _;
+        self.0.put_u8(name as u8);
+        let start = self.0.len();
+        self.length(0);
+        self.0.write_fmt(value).expect("a growing buffer takes everything");
+        let length = u32::try_from(self.0.len() - start - 4).expect("formatted values are short");
+        self.0[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
 
     /// Adds a header of any name; a known one is stored by its number. Names over 65,535 bytes
@@ -204,16 +227,37 @@ impl<'a> HeaderWriter<'a> {
     }
 
     fn value(&mut self, value: &[u8]) {
-        self.0.put_u32_le(u32::try_from(value.len()).expect("records are bounded far below 4 GiB"));
+        self.length(value.len());
         self.0.put_slice(value);
     }
 
-    fn formatted(&mut self, value: std::fmt::Arguments<'_>) {
-        use std::fmt::Write as _;
-        let start = self.0.len();
-        self.0.put_u32_le(0);
-        self.0.write_fmt(value).expect("a growing buffer takes everything");
-        let length = u32::try_from(self.0.len() - start - 4).expect("formatted numbers are short");
-        self.0[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    fn length(&mut self, length: usize) {
+        self.0.put_u32_le(u32::try_from(length).expect("records are bounded far below 4 GiB"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{BatchBuilder, Offset, Partition};
+
+    #[test]
+    fn what_is_written_by_hand_is_as_the_formatter_writes_it() {
+        for number in [0, 9, 10, 0xf00d, u64::from(u32::MAX), u64::MAX] {
+            let source = Source { lane: Partition(u32::try_from(number).unwrap_or(7)), offset: Offset(number) };
+            let mut builder = BatchBuilder::default();
+            builder.push(None, None, |to| {
+                to.put_source(Name::Source, source);
+                to.put_hex(Name::Group, number);
+                to.put_decimal(Name::Sequence, number);
+            });
+            let batch = builder.finish();
+            let headers = batch.first().expect("one was pushed").headers;
+            let written: Vec<_> = headers.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect();
+            assert_eq!(
+                written,
+                [format!("{}:{}", source.lane, source.offset), format!("{number:016x}"), number.to_string()]
+            );
+        }
     }
 }

@@ -209,7 +209,7 @@ impl LaneState {
         failed.letters += 1;
         self.gathered.dead_letters.push(record.key, record.value, |to| {
             to.put_all(record.headers);
-            to.put_display(Name::Source, format_args!("{}:{}", self.lane, part.offset));
+            to.put_source(Name::Source, Source { lane: self.lane, offset: part.offset });
             to.put(Name::Error, error.as_bytes());
         });
     }
