@@ -1,16 +1,20 @@
 //! Plain appends: one idempotent producer for the process, and a thread that takes its reports.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lots;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use self::lots::{Lots, Numbered};
 use super::asker::blocking;
 use super::bootstrap::Bootstrap;
 use super::client::{Properties, log_line};
@@ -41,13 +45,12 @@ pub(super) struct Appender {
     seen: Arc<Seen>,
     room: Arc<Semaphore>,
     current: Mutex<Option<Arc<Plain>>>,
-    turn: Mutex<()>,
 }
 
 impl Appender {
     pub(super) fn new(properties: Properties, seen: Arc<Seen>) -> Self {
         let room = Arc::new(Semaphore::new(ROOM));
-        Self { properties, seen, room, current: Mutex::default(), turn: Mutex::default() }
+        Self { properties, seen, room, current: Mutex::default() }
     }
 
     /// Makes the producer, which introduces itself to the brokers.
@@ -71,9 +74,7 @@ impl Appender {
             Err(_) => return Err(Error::Unavailable(format!("{to}: Kafka is slower than what is to be appended"))),
         };
         self.look_for_leaders(to).await?;
-        let answer = self.enqueue(to, &batch, room)?;
-        Ok(async move { answer.await.unwrap_or_else(|_| Err(Error::Unknown("the producer was closed".to_owned()))) }
-            .boxed())
+        self.plain()?.enqueue(to, batch, room)
     }
 
     /// Asks for a topic's leaders before its first record. Without, that would wait for the
@@ -91,17 +92,6 @@ impl Appender {
             Ok(())
         })
         .await
-    }
-
-    fn enqueue(
-        &self,
-        to: &TopicPartition,
-        batch: &Batch,
-        room: OwnedSemaphorePermit,
-    ) -> Result<oneshot::Receiver<Result<Offsets, Error>>, Error> {
-        // One batch after the other, so that they do not mingle.
-        let _turn = self.turn.lock().expect("no holder of this lock panics");
-        self.plain()?.enqueue(to, batch, room)
     }
 
     /// The producer, made anew where the last one has failed for good.
@@ -145,19 +135,25 @@ struct Plain {
     closing: AtomicBool,
 }
 
+type Reply = oneshot::Sender<Result<Offsets, Error>>;
+
 #[derive(Default)]
 struct Pending {
     next: usize,
     batches: BTreeMap<usize, Waiting>,
+    lots: Lots,
+    /// What is to be put into the queue now, in this order.
+    due: VecDeque<Numbered>,
 }
 
 struct Waiting {
     to: TopicPartition,
-    /// Records without a report.
+    records: usize,
+    /// Those without a report.
     left: usize,
     written: Vec<u64>,
     error: Option<Code>,
-    reply: oneshot::Sender<Result<Offsets, Error>>,
+    reply: Reply,
     _room: OwnedSemaphorePermit,
 }
 
@@ -184,39 +180,41 @@ impl Plain {
         self.pending.lock().expect("no holder of this lock panics")
     }
 
-    fn enqueue(
-        &self,
-        to: &TopicPartition,
-        batch: &Batch,
-        room: OwnedSemaphorePermit,
-    ) -> Result<oneshot::Receiver<Result<Offsets, Error>>, Error> {
-        let (reply, answer) = oneshot::channel();
-        let topic = CString::new(to.topic.as_str()).map_err(|_| of_append(Code::InvalidTopic, to))?;
-        let partition = i32::try_from(to.partition.0).map_err(|_| of_append(Code::UnknownPartition, to))?;
-        // Entered first: the report of the first record may come before the last one is in the queue.
-        let id = {
-            let mut pending = self.lock();
-            let id = pending.next;
-            pending.next += 1;
-            let written = Vec::with_capacity(batch.len());
-            let waiting = Waiting { to: to.clone(), left: batch.len(), written, error: None, reply, _room: room };
-            pending.batches.insert(id, waiting);
-            id
-        };
-        for (index, record) in batch.iter().enumerate() {
-            let Err(code) = self.producer.produce(&topic, partition, &record, id) else { continue };
-            self.note_failure(code);
-            if index == 0 {
-                self.lock().batches.remove(&id);
-                return Err(match meaning(code) {
-                    Meaning::Refused | Meaning::Missing => self.seen.judge(of_append, code, to),
-                    _ => Error::Unavailable(format!("{to}: {code}")),
-                });
-            }
-            self.lock().report(&self.seen, id, batch.len() - index, Err(code));
-            break;
+    /// In the order of the calls, for each partition. What is refused at once is told at once.
+    fn enqueue(&self, to: &TopicPartition, batch: Batch, room: OwnedSemaphorePermit) -> Result<Appending, Error> {
+        let (reply, mut answer) = oneshot::channel();
+        self.lock().enter(to, batch, reply, room);
+        self.hand_over();
+        let closed = || Error::Unknown("the producer was closed".to_owned());
+        match answer.try_recv() {
+            Ok(outcome) => outcome.map(|offsets| future::ready(Ok(offsets)).boxed()),
+            Err(TryRecvError::Closed) => Err(closed()),
+            Err(TryRecvError::Empty) => Ok(async move { answer.await.unwrap_or_else(|_| Err(closed())) }.boxed()),
         }
-        Ok(answer)
+    }
+
+    /// Hands over what is due. The lock is held for each batch, so that batches neither mingle nor overtake one
+    /// another, and reports wait until all of a batch is in the queue.
+    fn hand_over(&self) {
+        loop {
+            let mut pending = self.lock();
+            let Some((id, batch)) = pending.due.pop_front() else { return };
+            let Some(waiting) = pending.batches.get(&id) else { continue };
+            if let Err((index, code)) = self.produce(&waiting.to, id, &batch) {
+                self.note_failure(code);
+                pending.give_up(&self.seen, id, index, code);
+            }
+        }
+    }
+
+    /// How many records are in the queue where the next one is not taken, and why.
+    fn produce(&self, to: &TopicPartition, id: usize, batch: &Batch) -> Result<(), (usize, Code)> {
+        let topic = CString::new(to.topic.as_str()).map_err(|_| (0, Code::InvalidTopic))?;
+        let partition = i32::try_from(to.partition.0).map_err(|_| (0, Code::UnknownPartition))?;
+        for (index, record) in batch.iter().enumerate() {
+            self.producer.produce(&topic, partition, &record, id).map_err(|code| (index, code))?;
+        }
+        Ok(())
     }
 
     /// Takes reports until the producer is of no more use and nothing is under way.
@@ -225,7 +223,9 @@ impl Plain {
             if let Some(event) = self.producer.poll(POLL) {
                 match event.kind() {
                     Kind::Reports(reports) => {
-                        if self.lock().take(&self.seen, reports) {
+                        let away = self.lock().take(&self.seen, reports);
+                        self.hand_over();
+                        if away {
                             self.bootstrap.say_again(&self.producer.client);
                         }
                     }
@@ -254,6 +254,15 @@ impl Plain {
 }
 
 impl Pending {
+    fn enter(&mut self, to: &TopicPartition, batch: Batch, reply: Reply, room: OwnedSemaphorePermit) {
+        let (id, records) = (self.next, batch.len());
+        self.next += 1;
+        let written = Vec::with_capacity(records);
+        let waiting = Waiting { to: to.clone(), records, left: records, written, error: None, reply, _room: room };
+        self.batches.insert(id, waiting);
+        self.due.extend(self.lots.begin(to, (id, batch)));
+    }
+
     /// Returns whether some found nobody to take them in all their time.
     fn take(&mut self, seen: &Seen, reports: Reports<'_>) -> bool {
         let mut away = false;
@@ -277,11 +286,33 @@ impl Pending {
                 }
             }
         }
-        if waiting.left == 0 {
-            let Some(waiting) = self.batches.remove(&id) else { return };
+        if waiting.left == 0
+            && let Some(waiting) = self.remove(id)
+        {
+            let outcome = outcome_of(seen, &waiting.to, &waiting.written, waiting.error);
             // Who dropped the acknowledgement does not want to know.
-            drop(waiting.reply.send(outcome_of(seen, &waiting.to, &waiting.written, waiting.error)));
+            drop(waiting.reply.send(outcome));
         }
+    }
+
+    /// Records from this one on did not get into the queue.
+    fn give_up(&mut self, seen: &Seen, id: usize, index: usize, code: Code) {
+        if index > 0 {
+            let left = self.batches.get(&id).map_or(0, |waiting| waiting.records - index);
+            return self.report(seen, id, left, Err(code));
+        }
+        let Some(Waiting { to, reply, .. }) = self.remove(id) else { return };
+        // Nothing of it was written, whatever the code.
+        drop(reply.send(Err(match meaning(code) {
+            Meaning::Refused | Meaning::Missing => seen.judge(of_append, code, &to),
+            _ => Error::Unavailable(format!("{to}: {code}")),
+        })));
+    }
+
+    fn remove(&mut self, id: usize) -> Option<Waiting> {
+        let waiting = self.batches.remove(&id)?;
+        self.due.extend(self.lots.end(&waiting.to, waiting.records));
+        Some(waiting)
     }
 }
 
