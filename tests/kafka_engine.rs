@@ -154,6 +154,24 @@ async fn f31_a_topic_made_anew_has_another_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f31_what_was_committed_before_a_topic_was_made_anew_is_not_waited_for() {
+    let (log, place) = log_on(Cluster::shared(), "committed-before").await;
+    let (_member, mut writer) = place.sole_writer(&log, "committed-before").await;
+    let topics = std::slice::from_ref(&place.0.topic);
+    let first = log.identities(topics).await.expect("the broker is there");
+    writer.commit(vec![to(&place.0, &["lost"])]).await.expect("it is the only one");
+    log.delete(topics).await.expect("it is there");
+    place.is_gone(&log).await;
+    Place::new(&log, "committed-before").await;
+    assert_ne!(log.identities(topics).await.expect("the broker is there"), first);
+    let answered_at_once = async {
+        let asked = || tokio::time::timeout(Duration::from_secs(1), log.bounds(&place.0));
+        while !matches!(asked().await, Ok(Ok(bounds)) if bounds.end == Offset::ZERO) {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), answered_at_once).await.expect("nothing is to be waited for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f31_positions_are_about_the_topic_that_they_were_stored_for() {
     let cluster = Cluster::shared();
     let (log, place) = log_on(cluster, "positions").await;

@@ -243,10 +243,11 @@ fn identities(client: &Asking, seen: &Seen, topics: &[Topic]) -> Result<TopicIds
             Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => missing.push(topic),
             Err(code) => return Err(judge(code, &topic)),
             Ok(id) => {
-                there.push(topic);
                 if id != 0 {
+                    seen.note_identity(&topic, TopicId(id));
                     ids.insert(name, TopicId(id));
                 }
+                there.push(topic);
             }
         }
     }

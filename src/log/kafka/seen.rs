@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::errors::{Meaning, meaning};
 use crate::log::{Error, Topic, TopicPartition};
-use crate::record::Offset;
+use crate::record::{Offset, TopicId};
 
 /// A topic that is missing for so long is gone. Brokers answer from what they have heard of the cluster, in
 /// the order in which it happened, so that one which knows our other topics and not this one says that it
@@ -26,6 +26,8 @@ pub(super) struct Seen(Mutex<State>);
 struct State {
     /// How many partitions topics have.
     partitions: BTreeMap<Topic, u32>,
+    /// Which topics of these names there are.
+    identities: BTreeMap<Topic, TopicId>,
     /// Topics that were there and are missing.
     missing: BTreeMap<Topic, Missing>,
     /// Up to where the writers of this process have committed.
@@ -48,6 +50,17 @@ impl Seen {
         let mut state = self.lock();
         if state.partitions.get(topic) != Some(&partitions) {
             state.partitions.insert(topic.clone(), partitions);
+        }
+    }
+
+    /// Which topic of this name there is. What was committed to one before it is not waited for in this one.
+    pub(super) fn note_identity(&self, topic: &Topic, id: TopicId) {
+        let mut state = self.lock();
+        if state.identities.get(topic) == Some(&id) {
+            return;
+        }
+        if state.identities.insert(topic.clone(), id).is_some() {
+            state.commits.retain(|of, _| of.topic != *topic);
         }
     }
 
@@ -160,6 +173,19 @@ mod tests {
         assert!(is_gone());
         tokio::time::advance(GONE_AFTER * 2).await;
         assert!(!is_gone(), "who has not asked for long does not know");
+    }
+
+    #[test]
+    fn what_was_committed_to_a_topic_is_not_waited_for_in_another_one_of_its_name() {
+        let seen = Seen::default();
+        let [of, other] = ["t", "u"].map(|name| Topic::from(name).partition(Partition(0)));
+        let committed = || (seen.committed(&of), seen.committed(&other));
+        seen.note_identity(&of.topic, TopicId(1));
+        [&of, &other].iter().for_each(|of| seen.note_commit(of, Offset(7)));
+        seen.note_identity(&of.topic, TopicId(1));
+        assert_eq!(committed(), (Offset(7), Offset(7)));
+        seen.note_identity(&of.topic, TopicId(2));
+        assert_eq!(committed(), (Offset::ZERO, Offset(7)));
     }
 
     #[test]
