@@ -4,6 +4,9 @@
 //! records in them against that (`rktp_msgs_inflight`, in 2.12.1): after five records nothing follows
 //! before all of them are answered. What it is given meanwhile makes its thread ask without a pause whether it
 //! may be sent yet. Held here until then, it costs nothing, and all of it leaves in one request.
+//!
+//! An append's `delivery.timeout.ms` begins when it is handed over. It waits here as long as those before it at
+//! most, so it is answered within twice that time.
 
 use std::collections::BTreeMap;
 
