@@ -172,7 +172,7 @@ impl Drop for Checker {
 
 impl State {
     fn take(&mut self, message: &BorrowedMessage<'_>) {
-        if message.payload().is_none() && message.key() == Some(b"seriatim-settled") {
+        if is_end(message) {
             return;
         }
         self.longest = self.longest.max(self.last.elapsed());
@@ -252,8 +252,15 @@ fn committed(config: &ClientConfig, input: &str) -> BTreeMap<i32, Vec<(i64, Vec<
         assert!(Instant::now() < until, "the input cannot be read to {ends:?}");
         if let Some(message) = consumer.poll(Duration::from_millis(50)) {
             let message = message.expect("the input can be read");
-            found.entry(message.partition()).or_default().push((message.offset(), body(&message)));
+            if !is_end(&message) {
+                found.entry(message.partition()).or_default().push((message.offset(), body(&message)));
+            }
         }
     }
     found
+}
+
+/// Whether an owner wrote it to end what was open, its own or somebody's, when it claimed. It is no message.
+fn is_end(message: &BorrowedMessage<'_>) -> bool {
+    message.payload().is_none() && message.key() == Some(b"seriatim-settled")
 }
