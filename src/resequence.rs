@@ -5,6 +5,7 @@
 //! owner of a control partition reads, commits and sends for its lanes; [`crate::takeover`] makes
 //! it the only one.
 
+mod accept;
 mod admit;
 mod anew;
 mod batches;

@@ -5,19 +5,23 @@
 mod anew;
 #[path = "loss/gone.rs"]
 mod gone;
+#[path = "loss/lost_end.rs"]
+mod lost_end;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use seriatim::audit;
 use seriatim::log::memory::Memory;
 use seriatim::log::{Log, SESSION_TIMEOUT, Topic, TopicPartition, Visibility};
-use seriatim::observe::live;
+use seriatim::observe::{cursor, ledger, live};
 use seriatim::record::control::{Action, VERB, Verb};
 use seriatim::record::cursor::LaneCursor;
+use seriatim::record::ledger::Outcome;
 use seriatim::record::{
     Batch, BatchBuilder, Name, Offset, OutputHeaders, Partition, ResultHeaders, Round, Source, Status, check,
 };
-use seriatim::resequence::{self, Options};
+use seriatim::resequence::{self, Options, Scope};
 use seriatim::takeover::Error;
 use seriatim::topics::Topics;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +37,8 @@ const WINDOW: u64 = 2;
 struct Rig {
     log: Memory,
     topics: Topics,
+    by: Scope,
+    window: u64,
 }
 
 impl Rig {
@@ -40,11 +46,12 @@ impl Rig {
         let log = Memory::new(11);
         let topics = Topics::derive("t", &["default"], 1, 1);
         log.ensure(&topics.shapes()).await.expect("a new log takes them");
-        Self { log, topics }
+        Self { log, topics, by: Scope::Lane, window: WINDOW }
     }
 
     async fn resequence(&self) -> Result<(), Error> {
-        let options = Options { deadline: DEADLINE, window: WINDOW, ..Options::default() };
+        let by = self.by.clone();
+        let options = Options { by, deadline: DEADLINE, window: self.window, ..Options::default() };
         let log = std::sync::Arc::new(self.log.clone());
         resequence::run(log, self.topics.clone(), options, "t.resequence", "m", 1, CancellationToken::new()).await
     }
@@ -89,6 +96,25 @@ impl Rig {
         let value = serde_json::to_vec(&verb).expect("verbs are JSON");
         builder.push(None, Some(&value), |to| to.put(Name::Kind, VERB));
         self.append(&self.topics.control, builder.finish()).await;
+    }
+
+    /// What an audit finds wrong.
+    async fn audited(&self) -> Vec<String> {
+        let scope = audit::Scope { topics: &self.topics, destination: None };
+        let report = audit::audit(&self.log, scope, &mut |_, _| {}).await.expect("no faults");
+        report.findings.iter().map(|finding| format!("{finding:?}")).collect()
+    }
+
+    /// What the ledger says of the message at this offset.
+    async fn found(&self, offset: u64) -> ledger::Found {
+        let source = Source { lane: LANE, offset: Offset(offset) };
+        ledger::find(&self.log, &self.topics, source).await.expect("no faults")
+    }
+
+    /// Whether it says that the message is the output of this number.
+    async fn is_output(&self, offset: u64, sequence: u64) -> bool {
+        let sent = Outcome::Sent(vec![("default".to_owned(), sequence)]);
+        self.found(offset).await == ledger::Found::Released(sent)
     }
 
     async fn read(&self, topic: &Topic) -> Vec<Batch> {
@@ -152,14 +178,13 @@ impl Rig {
     }
 
     async fn cursor(&self) -> LaneCursor {
-        let live = live::lane(&self.log, &self.topics, &Options::default(), LANE).await.expect("it can be read");
-        live.expect("it has an owner").cursor
+        let owner = cursor::of_lane(&self.log, &self.topics, LANE).await.expect("it can be read");
+        owner.and_then(|mut owner| owner.lanes.remove(&LANE.0)).unwrap_or_default()
     }
 
     async fn is_halted(&self) -> String {
         loop {
-            let live = live::lane(&self.log, &self.topics, &Options::default(), LANE).await.expect("it can be read");
-            if let Some(reason) = live.and_then(|live| live.cursor.halted) {
+            if let Some(reason) = self.cursor().await.halted {
                 return reason;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

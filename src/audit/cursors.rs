@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::cut::Cut;
 use super::report::{Kind, Report};
 use super::scan::Scan;
-use crate::log::{Error, Log, TopicPartition};
+use crate::log::{Error, Log, Topic, TopicPartition};
 use crate::record::cursor::{LaneCursor, OwnerCursor, Unreadable, decode};
-use crate::record::{Offset, RecordRef};
+use crate::record::ledger::Voided;
+use crate::record::{Offset, Partition, RecordRef};
 
 /// What the cursors say in the end.
 #[derive(Debug, Default)]
@@ -18,6 +19,21 @@ pub(super) struct History {
     pub(super) torn: BTreeSet<u32>,
     /// Whether some of them cannot be read.
     pub(super) damaged: bool,
+}
+
+impl History {
+    /// What the ledger of a lane says of messages that are gone.
+    pub(super) fn voided(&self, lane: Partition, input: &Topic) -> Voided {
+        let Some(lane) = self.last.as_ref().and_then(|(_, owner)| owner.lanes.get(&lane.0)) else {
+            return Voided::default();
+        };
+        let mut voided = lane.voided.clone();
+        if lane.about.contains_key(input.as_str()) {
+            // All of it, as long as nobody has accepted that the input is another one.
+            voided.add(Offset(u64::MAX), Offset::ZERO);
+        }
+        voided
+    }
 }
 
 type Read = (Offset, Result<OwnerCursor, Unreadable>);

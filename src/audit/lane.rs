@@ -13,7 +13,7 @@ use super::report::{Kind, Report};
 use super::scan::Scan;
 use crate::log::{Error, Log};
 use crate::record::cursor::{Unreadable, decode};
-use crate::record::ledger::{LedgerEntry, LedgerRecord, Outcome};
+use crate::record::ledger::{LedgerEntry, LedgerRecord, Outcome, Voided};
 use crate::record::{Name, Offset, Partition, RecordRef, check};
 use claims::{DeadLetters, Results};
 
@@ -27,7 +27,7 @@ pub(super) async fn audit(
     report: &mut Report,
     tell: &mut (dyn FnMut(&Report) + Send),
 ) -> Result<(), Error> {
-    let mut lane = Lane::open(log, scope, cut, history.torn.contains(&cut.lane.0)).await?;
+    let mut lane = Lane::open(log, scope, cut, history).await?;
     let (read_before, found_before) = (report.read, report.findings.len());
     report.lanes += 1;
     while let Some((at, record)) = lane.ledger.next().await? {
@@ -73,6 +73,9 @@ struct Lane<'a> {
     input_start: u64,
     /// A torn commit may have left ledger entries that were then written again.
     torn: bool,
+    voided: Voided,
+    /// What the ledger says, where it is read now, of offsets from this on is of records that are gone.
+    void_from: u64,
 }
 
 fn input(record: RecordRef<'_>) -> (Offset, Option<u32>) {
@@ -84,8 +87,9 @@ fn ledger(record: RecordRef<'_>) -> (Offset, Result<LedgerRecord, Unreadable>) {
 }
 
 impl<'a> Lane<'a> {
-    async fn open(log: &'a dyn Log, scope: Scope<'_>, cut: &LaneCut, torn: bool) -> Result<Self, Error> {
+    async fn open(log: &'a dyn Log, scope: Scope<'_>, cut: &LaneCut, history: &History) -> Result<Self, Error> {
         let (topics, number) = (scope.topics, cut.lane);
+        let voided = history.voided(number, &topics.input);
         let mut outputs = BTreeMap::new();
         for (name, partition) in &cut.outputs {
             outputs.insert(name.clone(), Outputs::open(log, number, partition).await?);
@@ -104,7 +108,9 @@ impl<'a> Lane<'a> {
             read_to: 0,
             judged_from: whole.then_some(cut.input.start.0),
             input_start: cut.input.start.0,
-            torn,
+            torn: history.torn.contains(&number.0),
+            void_from: voided.void_from(cut.ledger.start).0,
+            voided,
         })
     }
 
@@ -137,6 +143,7 @@ impl<'a> Lane<'a> {
 
     /// One record of the ledger.
     async fn release(&mut self, at: Offset, record: &LedgerRecord, report: &mut Report) -> Result<(), Error> {
+        self.void_from(at);
         self.judge_from(record);
         self.positions(at, record, report);
         for entry in &record.entries {
@@ -147,30 +154,59 @@ impl<'a> Lane<'a> {
                 report.find(Kind::Invented, (&self.ledger.of, at), detail);
             }
             for offset in from..end.min(record.read_to) {
-                self.outcome(at, offset, entry, report).await?;
+                if offset < self.void_from {
+                    self.outcome(at, offset, entry, report).await?;
+                } else {
+                    self.void(at, offset, entry, report).await?;
+                }
             }
         }
-        self.advance(record.frontier, at, report).await
+        self.advance(record.frontier.min(self.void_from), at, report).await
+    }
+
+    /// From here on the ledger may speak of records which have the offsets of those that it spoke of before.
+    fn void_from(&mut self, at: Offset) {
+        let void_from = self.voided.void_from(at).0;
+        if void_from > self.void_from {
+            self.void_from = void_from;
+            self.outputs.values_mut().for_each(Outputs::sources_begin_again);
+        }
+    }
+
+    /// What the ledger says of a message that is gone: only what it became can be there.
+    async fn void(&mut self, at: Offset, offset: u64, entry: &LedgerEntry, report: &mut Report) -> Result<(), Error> {
+        report.unjudged += 1;
+        if let Some(Outcome::Sent(sent) | Outcome::Partly(sent)) = entry.outcome_of(offset) {
+            for (destination, sequence) in sent {
+                self.claim_output(at, offset, &destination, sequence, report).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A ledger that was shortened may have spoken of anything that the lane had read by its first
     /// record, and of nothing later.
     fn judge_from(&mut self, record: &LedgerRecord) {
-        let from = *self.judged_from.get_or_insert(record.read_to.max(self.input_start));
+        let shortened = self.judged_from.is_none();
+        let read_to = record.read_to.min(self.void_from);
+        let from = *self.judged_from.get_or_insert(read_to.max(self.input_start));
+        // Of messages that are gone as well it may have spoken, whatever their offsets.
+        let of_outputs = if shortened && !self.voided.is_empty() { u64::MAX } else { from };
         for outputs in self.outputs.values_mut() {
-            outputs.judged_from = from;
+            outputs.judged_from = outputs.judged_from.max(of_outputs);
         }
     }
 
     fn positions(&mut self, at: Offset, record: &LedgerRecord, report: &mut Report) {
-        let marks = [("frontier", self.frontier, record.frontier), ("position read to", self.read_to, record.read_to)];
+        let (frontier, read_to) = (record.frontier.min(self.void_from), record.read_to.min(self.void_from));
+        let marks = [("frontier", self.frontier, frontier), ("position read to", self.read_to, read_to)];
         for (what, before, now) in marks {
             if now < before && !self.torn {
                 let detail = format!("the {what} of the ledger went back from {before} to {now}");
                 report.find(Kind::WentBack, (&self.ledger.of, at), detail);
             }
         }
-        self.read_to = self.read_to.max(record.read_to);
+        self.read_to = self.read_to.max(read_to);
     }
 
     /// What the ledger says of one message.

@@ -65,6 +65,11 @@ impl<'a> Outputs<'a> {
         Ok(outputs)
     }
 
+    /// From now on sources may be records that have the offsets of others, which are gone.
+    pub(super) fn sources_begin_again(&mut self) {
+        (self.groups, self.seen) = (Recent::new(KEPT), Recent::new(KEPT));
+    }
+
     pub(super) const fn of(&self) -> &TopicPartition {
         &self.scan.of
     }

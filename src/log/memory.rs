@@ -99,6 +99,17 @@ impl Memory {
         Ok(())
     }
 
+    /// Loses the batches that end above this offset, as after a power failure or an unclean election: what is appended
+    /// next has their offsets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where there is no such partition.
+    pub fn lose_end(&self, of: &TopicPartition, from: Offset) -> Result<(), Error> {
+        self.0.lock().partition(of)?.lose_end(from);
+        Ok(())
+    }
+
     /// Batches with an offset among these cannot be read any more, as on a disk that has gone bad.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What became of a message, from the ledger.
 
-use super::{probe, unreadable};
+use super::{cursor, probe, unreadable};
 use crate::log::{Error, Log, TopicPartition};
 use crate::record::cursor::decode;
 use crate::record::ledger::{LedgerRecord, Outcome};
@@ -69,17 +69,26 @@ pub fn read(of: &TopicPartition, record: RecordRef<'_>) -> Result<LedgerRecord, 
 }
 
 /// Looks a message up. Takes a number of reads logarithmic in the ledger's length, and a scan over
-/// the releases that happened while the message was under way.
+/// the releases that happened while the message was under way. What the ledger says of a record that had the
+/// message's offset before, and was lost, is passed over.
 ///
 /// # Errors
 ///
 /// Those of the log, and [`Error::Damaged`] for a ledger that this program cannot read.
 pub async fn find(log: &dyn Log, topics: &Topics, message: Source) -> Result<Found, Error> {
     let of = topics.ledger.partition(message.lane);
+    let lane =
+        cursor::of_lane(log, topics, message.lane).await?.and_then(|mut owner| owner.lanes.remove(&message.lane.0));
+    let lane = lane.unwrap_or_default();
+    if lane.about.contains_key(topics.input.as_str()) {
+        // All that the ledger holds is about another input, of which the lane knows nothing yet.
+        return Ok(Found::Pending(Vec::new()));
+    }
     let bounds = log.bounds(&of).await?;
     let (wanted, end) = (message.offset.0, bounds.stable_end);
+    let start = lane.voided.valid_from(message.offset).max(bounds.start);
     let read_to = |record: RecordRef<'_>| read(&of, record).ok().map(|ledger| ledger.read_to);
-    let from = probe::search(log, &of, bounds.start..end, wanted.saturating_add(1), read_to).await?;
+    let from = probe::search(log, &of, start..end, wanted.saturating_add(1), read_to).await?;
     let absent = Found::Absent { perhaps_forgotten: bounds.start > Offset::ZERO };
     scan(log, &of, from..end, wanted).await.map(|found| found.unwrap_or(absent))
 }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::ledger::Voided;
 use super::{TopicId, TopicIds};
 
 /// The version that this program writes. An owner that meets a newer one lets go.
-pub const CURSOR_VERSION: u8 = 3;
+pub const CURSOR_VERSION: u8 = 4;
 
 /// The budget of one encoded cursor, 512 KiB: half of what `max.message.bytes` of the cursor
 /// topics allows, so that a state which grows between two checks still fits.
@@ -85,6 +86,8 @@ pub struct LaneCursor {
     pub rounds: BTreeMap<u64, u32>,
     /// The position in the ledger from which a new owner reads the identities it has to know.
     pub identities: u64,
+    /// What the ledger says of records that the input has lost since.
+    pub voided: Voided,
     /// The order scope, as configured: `lane`, `destination`, `key`, `header:NAME`, `none`.
     pub order: String,
     /// Where the scope above begins to hold; below it the one before, all of which is released first.
@@ -101,6 +104,9 @@ pub struct LaneCursor {
     pub events: Vec<(u64, u64, u64)>,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
+    /// Where the input ended when it was found to have lost its end, which the lane stands still for: what is there
+    /// from here on is not what was there before.
+    pub lost_from: Option<u64>,
     /// The topics that were made anew since, which the lane stands still for, as they were.
     pub about: TopicIds,
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Offset;
+
 /// One release of one lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerRecord {
@@ -90,6 +92,49 @@ pub enum Outcome {
     Duplicate(u64),
 }
 
+/// What of a ledger is about records that their lane's input has lost since: its topic was made anew, or has lost its
+/// end, and an operator has accepted that. Other records have those offsets now.
+///
+/// Pairs of a position in the ledger and an input offset, both strictly increasing: what stands below that position
+/// of that offset and those above is void. One is added by each such order, and those that it outdoes leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voided(Vec<(u64, u64)>);
+
+impl Voided {
+    /// What stands in the ledger so far, which ends at `position`, is void for the records from `offset` on.
+    pub fn add(&mut self, position: Offset, offset: Offset) {
+        self.0.retain(|(_, from)| *from < offset.0);
+        if self.0.last().is_none_or(|(last, _)| *last < position.0) {
+            self.0.push((position.0, offset.0));
+        }
+    }
+
+    /// The ledger holds nothing below this position any more.
+    pub fn forget_below(&mut self, position: Offset) {
+        self.0.retain(|(below, _)| *below > position.0);
+    }
+
+    /// Whether all of it is valid.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The position in the ledger from which on it speaks of the record that is at `offset` now.
+    #[must_use]
+    pub fn valid_from(&self, offset: Offset) -> Offset {
+        let applying = self.0.iter().take_while(|(_, from)| *from <= offset.0);
+        applying.last().map_or(Offset::ZERO, |(position, _)| Offset(*position))
+    }
+
+    /// The offset from which on what stands at `position` in the ledger is void; the highest there is where it is all
+    /// valid.
+    #[must_use]
+    pub fn void_from(&self, position: Offset) -> Offset {
+        self.0.iter().find(|(below, _)| position.0 < *below).map_or(Offset(u64::MAX), |(_, from)| Offset(*from))
+    }
+}
+
 /// A message's identity, hashed: what tells a repeat, and a key that was used for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -134,6 +179,30 @@ mod tests {
             record.push(offset, outcome, Some(Identity::of(b"p/k", None)));
         }
         assert_eq!(decode(&encode(&record)), Ok(record));
+    }
+
+    #[test]
+    fn what_is_void_is_what_was_said_before_of_these_offsets() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        for _ in 0..200 {
+            let (mut voided, mut orders, mut end) = (Voided::default(), Vec::new(), 0);
+            for _ in 0..rng.u64(0..6) {
+                end += rng.u64(0..3);
+                let from = rng.u64(0..10);
+                voided.add(Offset(end), Offset(from));
+                orders.push((end, from));
+            }
+            let start = rng.u64(0..=end);
+            voided.forget_below(Offset(start));
+            let is_void = |position, offset| orders.iter().any(|(end, from)| position < *end && offset >= *from);
+            for (position, offset) in
+                (start..end + 2).flat_map(|position| (0..12).map(move |offset| (position, offset)))
+            {
+                let expected = is_void(position, offset);
+                assert_eq!(voided.void_from(Offset(position)).0 <= offset, expected, "{orders:?} {position} {offset}");
+                assert_eq!(position < voided.valid_from(Offset(offset)).0, expected, "{orders:?} {position} {offset}");
+            }
+        }
     }
 
     #[test]

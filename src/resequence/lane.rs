@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::log::Bounds;
 use crate::order::{Group, Identities, Lane, Overdue, Released, Resume, Violated, Watermark, Window};
 use crate::record::cursor::LaneCursor;
+use crate::record::ledger::Voided;
 use crate::record::{Batch, Epoch, Offset, Partition, Round, Timestamp};
 
 use super::Options;
@@ -48,6 +50,14 @@ pub(super) struct Lost {
     pub(super) before: Timestamp,
     /// Below it nothing is left to hasten.
     pub(super) hastened: Offset,
+}
+
+/// Why the input cannot be read on.
+#[derive(Debug)]
+struct Damage {
+    reason: String,
+    /// It is known whether that is because the input has lost its end, which may grow again.
+    judged: bool,
 }
 
 /// A lane between its logs. See the module's documentation.
@@ -112,12 +122,16 @@ pub struct LaneState {
     pub(super) other_sequences: BTreeMap<String, u64>,
     /// The first sequence number of topics that do not begin with 0.
     pub(super) begins: BTreeMap<String, u64>,
+    /// What the ledger says of records that the input has lost.
+    pub(super) voided: Voided,
     /// Up to where former owners have read the input.
     read_before: Offset,
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
+    /// Where the input ended when it was found to have lost its end.
+    pub(super) lost_from: Option<Offset>,
     /// Why the input cannot be read on: once all before that is released, the lane halts.
-    damage: Option<String>,
+    damage: Option<Damage>,
     pub(super) needs: Vec<Need>,
     pub(super) duplicates: u64,
     pub(super) groups: Vec<Group>,
@@ -141,7 +155,7 @@ impl LaneState {
         let released =
             Released::from_runs(cursor.released.clone(), cursor.partly.clone()).map_err(|e| damaged(e.to_string()))?;
         let scope = if cursor.order.is_empty() { options.by.clone() } else { cursor.order.parse().map_err(damaged)? };
-        let limit = Offset(cursor.limit);
+        let (frontier, results, limit) = (Offset(cursor.frontier), Offset(cursor.results), Offset(cursor.limit));
         // Nothing at or above the limit has been worked on, so none of it can have left.
         let changed = || (scope != options.by).then_some(limit.max(Offset(cursor.frontier)));
         let next_from = cursor.next_order.as_ref().map(|(from, _)| Offset(*from)).or_else(changed);
@@ -150,7 +164,6 @@ impl LaneState {
         let numbered = (0..destinations.len())
             .map(|number| sequences.remove(destinations.topic(number).as_str()).unwrap_or(0))
             .collect();
-        let (frontier, results) = (Offset(cursor.frontier), Offset(cursor.results));
         Ok(Self {
             lane,
             order: Lane::new(Window { records: options.window }, Resume { frontier, released, limit }),
@@ -189,9 +202,11 @@ impl LaneState {
             sequences: numbered,
             other_sequences: sequences,
             begins: cursor.begins.clone(),
+            voided: cursor.voided.clone(),
             read_before: Offset(cursor.read_to),
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
+            lost_from: cursor.lost_from.map(Offset),
             damage: None,
             needs: Vec::new(),
             duplicates: 0,
@@ -241,13 +256,14 @@ impl LaneState {
 
     /// The input cannot be read on from where it was read to; for observers, nor can the results.
     pub fn meets_damage(&mut self, reason: String) {
-        self.damage = Some(reason);
+        self.damage = Some(Damage { reason, judged: false });
+        self.needs.push(Need::InputEnd);
     }
 
     /// Why the input cannot be read on, if so.
     #[must_use]
     pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
+        self.damage.as_ref().map(|damage| damage.reason.as_str())
     }
 
     /// Whether the record at `offset` lies behind damage, and so cannot be read.
@@ -257,16 +273,20 @@ impl LaneState {
 
     /// Halts once nothing is left before the damage.
     fn halt_at_damage(&mut self) {
-        if self.damage.is_some() && self.order.unreleased() == 0 && self.input.is_empty() {
-            self.halted = self.damage.take();
+        let ready = self.order.unreleased() == 0 && self.input.is_empty();
+        if let Some(damage) = self.damage.take_if(|damage| damage.judged && ready) {
+            self.halted = Some(damage.reason);
         }
     }
 
-    /// What cannot be read on because the input was made anew cannot be sent to workers again either:
-    /// waiting for it would be in vain.
-    pub(super) fn halt_where_made_anew(&mut self, stable_end: Offset) {
-        if stable_end < self.input_next && self.damage.is_some() {
-            self.halted = self.damage.take();
+    /// What cannot be read on because the input was made anew, or has lost its end, cannot be sent to workers again
+    /// either: waiting for it would be in vain.
+    pub(super) fn halt_where_lost(&mut self, end: Offset) {
+        let Some(damage) = &mut self.damage else { return };
+        damage.judged = true;
+        if end < self.input_next {
+            self.halted = self.damage.take().map(|damage| damage.reason);
+            self.lost_from = Some(end);
         }
     }
 
@@ -329,7 +349,7 @@ impl LaneState {
         self.dispatch.forget_pending();
         let asked = std::mem::take(&mut self.needs).contains(&Need::InputEnd);
         if asked {
-            self.input_ends(input_end, self.asked_for);
+            self.input_ends(Bounds { start: Offset::ZERO, stable_end: input_end, end: input_end }, self.asked_for);
         }
         Ok(asked)
     }

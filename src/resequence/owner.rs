@@ -232,7 +232,7 @@ impl Owner {
             Happening::Swept(lane, reader, fetched) => self.swept(lane, reader, fetched)?,
             Happening::NotSwept(lane, error) => self.seat(lane).sweep_failed(error)?,
             Happening::InputRecord(lane, offset, record) => self.seat(lane).input_fetched(offset, record)?,
-            Happening::InputEnd(lane, asked, bounds) => self.seat(lane).input_ends(bounds?.stable_end, asked),
+            Happening::InputEnd(lane, asked, bounds) => self.seat(lane).input_ends(bounds?, asked),
             Happening::Sent(lane, sending, result) => {
                 let now = self.shared.log.now();
                 self.seat(lane).sent(sending, result, now);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
+use crate::log::{Error, Topic};
 use crate::metrics;
 use crate::record::control::{Action, VERB, Verb};
 use crate::record::cursor::{LaneCursor, OwnerCursor, decode};
@@ -11,13 +11,14 @@ use crate::record::ledger::LedgerRecord;
 use crate::record::{Name, Offset, Partition, RecordRef, Timestamp, TopicIds};
 use crate::takeover;
 
+use super::accept::accept;
 use super::anew;
 use super::batches::Batches;
 use super::destinations::Destinations;
 use super::lane::{LaneState, Lost};
 use super::owner::Shared;
 use super::seat::Seat;
-use super::tails::{Tail, compare};
+use super::tails::{Tail, beyond, compare};
 
 /// What an operator has accepted the loss of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(super) enum Accepted {
 }
 
 /// Later than every record.
-const FOR_EVER: Timestamp = Timestamp(i64::MAX);
+pub(super) const FOR_EVER: Timestamp = Timestamp(i64::MAX);
 
 /// The lanes of a control partition, ready to go on.
 pub(super) struct Restored {
@@ -129,7 +130,7 @@ async fn restore_lane(
         begin(shared, lane, &mut cursor).await?;
     }
     if cursor.halted.is_none() {
-        cursor.halted = first_loss(shared, lane, &cursor).await?;
+        cursor.halted = first_loss(shared, lane, &mut cursor).await?;
     }
     if cursor.halted.is_none() {
         cursor.halted = settle_tails(shared, lane, &mut cursor, uncompared).await?;
@@ -180,8 +181,12 @@ async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneC
 }
 
 /// Why the lane cannot be read on from its cursor: a log that begins above the position needed.
-async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Result<Option<String>, Error> {
+async fn first_loss(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<String>, Error> {
     let topics = &shared.topics;
+    let reached = Offset(cursor.frontier.max(cursor.read_to));
+    if let Some(reason) = lost_end(shared, lane, cursor, reached).await? {
+        return Ok(Some(reason));
+    }
     for (topic, needed) in [
         (&topics.input, cursor.frontier),
         (&topics.results, cursor.results),
@@ -201,6 +206,23 @@ async fn first_loss(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Re
     Ok(None)
 }
 
+/// Why what is known of the lane's messages does not hold any more: the input has reached further than it does now.
+async fn lost_end(
+    shared: &Shared,
+    lane: Partition,
+    cursor: &mut LaneCursor,
+    reached: Offset,
+) -> Result<Option<String>, Error> {
+    let input = shared.topics.input.partition(lane);
+    let end = shared.log.bounds(&input).await?.end;
+    if end >= reached {
+        return Ok(None);
+    }
+    // It may have grown again when that is accepted.
+    cursor.lost_from = Some(end.0);
+    Ok(Some(format!("{input} ends at {end} and had messages up to {reached}: it has lost its end")))
+}
+
 /// Compares every destination's tail with the cursor and puts the cursor right where it may be.
 async fn settle_tails(
     shared: &Shared,
@@ -215,6 +237,9 @@ async fn settle_tails(
         match compare(&*shared.log, &topic.partition(lane), numbers).await? {
             Tail::Equal => {}
             Tail::Ahead { next, outputs } => {
+                if let Some(reason) = lost_end(shared, lane, cursor, Offset(beyond(&outputs))).await? {
+                    return Ok(Some(reason));
+                }
                 tracing::warn!(%lane, topic = name, ahead = next - counter, "outputs were committed beyond the cursor");
                 metrics::lane(lane).torn.inc();
                 cursor.suppressed.entry(name.clone()).or_default().extend(outputs);
@@ -235,123 +260,9 @@ async fn settle_tails(
 }
 
 /// The sequence numbers that the cursor counts in an output topic.
-fn numbers(cursor: &LaneCursor, topic: &str) -> Range<u64> {
+pub(super) fn numbers(cursor: &LaneCursor, topic: &str) -> Range<u64> {
     let of = |numbers: &BTreeMap<String, u64>| numbers.get(topic).copied().unwrap_or(0);
     of(&cursor.begins)..of(&cursor.sequences)
-}
-
-/// Ends a halt by loss: goes on with what the logs still hold and with what can be read of it. Where
-/// results were lost, says how far the results and the input have to be read to know which records
-/// are without one.
-async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Option<Lost>, Error> {
-    let topics = &shared.topics;
-    let anew = std::mem::take(&mut cursor.about);
-    let is_anew = |topic: &Topic| anew.contains_key(topic.as_str());
-    cursor.halted = None;
-    let input = shared.log.bounds(&topics.input.partition(lane)).await?;
-    let unanswered = accept_input(shared, lane, cursor, input, is_anew(&topics.input)).await?;
-    let results = shared.log.bounds(&topics.results.partition(lane)).await?;
-    let mut from = Offset(cursor.results);
-    if from < results.start || from > results.end || is_anew(&topics.results) {
-        from = results.start;
-    }
-    from = behind_all_damage(shared, &topics.results.partition(lane), from, results.end).await?;
-    let lost = unanswered || from.0 != cursor.results;
-    cursor.results = from.0;
-    let of = topics.ledger.partition(lane);
-    let ledger = shared.log.bounds(&of).await?;
-    let from = if is_anew(&topics.ledger) { ledger.start } else { Offset(cursor.identities) };
-    let from = from.clamp(ledger.start, ledger.end);
-    cursor.identities = behind_all_damage(shared, &of, from, ledger.end).await?.0;
-    let of = topics.batches.partition(lane);
-    let batches = shared.log.bounds(&of).await?;
-    let from = if is_anew(&topics.batches) { batches.start } else { Offset(cursor.batches) };
-    let from = from.clamp(batches.start, batches.end);
-    cursor.batches = behind_damage_at(shared, &of, from, batches.end).await?.unwrap_or(from).0;
-    for topic in topics.destinations.values() {
-        accept_output(shared, &topic.partition(lane), cursor, is_anew(topic)).await?;
-    }
-    let input = Offset(cursor.limit).min(input.end);
-    let all = Lost { results: results.end, input, before: FOR_EVER, hastened: Offset::ZERO };
-    Ok(lost.then_some(all))
-}
-
-/// Sequence numbers go on where outputs are gone: receivers know those from before. A torn transaction, of which
-/// nobody saw anything, leaves no gap.
-async fn accept_output(
-    shared: &Shared,
-    of: &TopicPartition,
-    cursor: &mut LaneCursor,
-    is_anew: bool,
-) -> Result<(), Error> {
-    let name = of.topic.as_str().to_owned();
-    let numbers = numbers(cursor, &name);
-    let counter = numbers.end;
-    match compare(&*shared.log, of, numbers).await? {
-        // What is refused, or is not there, halts the lane again.
-        Tail::Equal | Tail::Ahead { .. } | Tail::Refused { .. } | Tail::Missing => {}
-        Tail::Behind { next, .. } if !is_anew => drop(cursor.sequences.insert(name, next)),
-        Tail::Behind { .. } | Tail::Gone { .. } => drop(cursor.begins.insert(name, counter)),
-    }
-    Ok(())
-}
-
-/// Moves a frontier from where nothing is, or nothing can be read; says whether results may be missing of what
-/// follows: behind damage, and in a new topic, which workers read from where they were in the old one. A lane comes
-/// to stand before damage only when all before it is released.
-async fn accept_input(
-    shared: &Shared,
-    lane: Partition,
-    cursor: &mut LaneCursor,
-    input: Bounds,
-    is_anew: bool,
-) -> Result<bool, Error> {
-    let frontier = Offset(cursor.frontier);
-    let is_lost = is_anew || frontier < input.start || frontier > input.end;
-    let behind = match is_lost {
-        true => None,
-        false => behind_damage_at(shared, &shared.topics.input.partition(lane), frontier, input.end).await?,
-    };
-    let Some(frontier) = behind.or(is_lost.then_some(input.start)) else { return Ok(false) };
-    // Ordinals count from the first record that is no longer there.
-    cursor.released.clear();
-    cursor.partly.clear();
-    cursor.frontier = frontier.0;
-    cursor.read_to = if is_anew { frontier.0 } else { cursor.read_to.min(input.end.0).max(frontier.0) };
-    cursor.limit = cursor.limit.max(frontier.0);
-    cursor.dispatched = frontier.0;
-    // A cut-over begun below that limit would hold back input whose results may be here already.
-    cursor.next_order = None;
-    Ok(behind.is_some() || is_anew)
-}
-
-/// The end of the damage at `from`, where there is some.
-async fn behind_damage_at(
-    shared: &Shared,
-    of: &TopicPartition,
-    from: Offset,
-    end: Offset,
-) -> Result<Option<Offset>, Error> {
-    let damage = damage::at(&*shared.log, of, from, end).await?;
-    Ok(damage.map(|damage| passed_over(of, &damage)))
-}
-
-/// From where on everything can be read.
-async fn behind_all_damage(
-    shared: &Shared,
-    of: &TopicPartition,
-    mut from: Offset,
-    end: Offset,
-) -> Result<Offset, Error> {
-    while let Some(damage) = damage::first(&*shared.log, of, from, end).await? {
-        from = passed_over(of, &damage);
-    }
-    Ok(from)
-}
-
-fn passed_over(of: &TopicPartition, damage: &Range<Offset>) -> Offset {
-    tracing::warn!(%of, from = %damage.start, below = %damage.end, "accepted: what cannot be read is passed over");
-    damage.end
 }
 
 /// Reads the identities that the lane has to know from the ledger. Gives the ledger's end.
@@ -362,7 +273,8 @@ async fn reload_identities(shared: &Shared, state: &mut LaneState, from: Offset)
     takeover::scan(&*shared.log, &ledger, from, end, |record| {
         match decode::<LedgerRecord>(record.value.unwrap_or_default()) {
             Ok(release) => {
-                for entry in release.entries {
+                let void_from = state.voided.void_from(record.offset);
+                for entry in release.entries.into_iter().filter(|entry| entry.offset < void_from.0) {
                     if let Some(identity) = entry.identity {
                         let offset = Offset(entry.offset);
                         state.identities.restore(offset, identity.id, identity.fingerprint, record.offset);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{Append, Error, Fetched, Reader};
+use crate::log::{Append, Bounds, Error, Fetched, Reader};
 use crate::metrics;
 use crate::order::Violated;
 use crate::record::cursor::LaneCursor;
@@ -216,9 +216,9 @@ impl Seat {
         Ok(())
     }
 
-    pub(super) fn input_ends(&mut self, stable_end: Offset, asked_for: Option<Offset>) {
+    pub(super) fn input_ends(&mut self, input: Bounds, asked_for: Option<Offset>) {
         if let Some(state) = self.state_mut() {
-            state.input_ends(stable_end, asked_for);
+            state.input_ends(input, asked_for);
         }
     }
 

@@ -31,6 +31,7 @@ impl LaneState {
             begins: self.begins.clone(),
             rounds: self.rounds.iter().map(|(offset, round)| (offset.0, round.0)).collect(),
             identities: identities.0,
+            voided: self.voided.clone(),
             order: self.scope.to_string(),
             next_order: self.next_scope.as_ref().map(|(from, scope)| (from.0, scope.to_string())),
             suppressed: self.suppressed.clone(),
@@ -38,6 +39,7 @@ impl LaneState {
             batch_items: self.batches.as_ref().and_then(|batches| batches.needed_items()),
             events: self.batches.as_ref().map_or_else(Vec::new, |batches| batches.pending_events()),
             halted: self.halted.clone(),
+            lost_from: self.lost_from.map(|offset| offset.0),
             about: TopicIds::new(),
         }
     }

@@ -53,6 +53,11 @@ pub(super) async fn compare(log: &dyn Log, of: &TopicPartition, numbers: Range<u
     }
 }
 
+/// The offset after the highest source of these outputs, 0 of none: so far an input that they came from has reached.
+pub(super) fn beyond(outputs: &BTreeMap<(u64, u32), u64>) -> u64 {
+    outputs.last_key_value().map_or(0, |((source, _), _)| source.saturating_add(1))
+}
+
 type Output = ((u64, u32), u64);
 
 fn judge(found: &[Output], numbers: Range<u64>, bounds: Bounds, of: &TopicPartition) -> Tail {

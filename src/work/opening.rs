@@ -41,8 +41,10 @@ pub(super) async fn lane(
             return Err(Error::Damaged(format!("{input}: {reason}")));
         }
     }
+    let bounds = log.bounds(&input).await?;
     let wanted = Offset(cursor.frontier).max(stored.unwrap_or_default());
-    let from = wanted.max(log.bounds(&input).await?.start);
+    // Beyond the end is only who has worked on what the input has lost since.
+    let from = wanted.clamp(bounds.start, bounds.end);
     let answered = answered::of_lane(&*log, &results, &cursor, from).await?;
     let reader = log.read(&input, from, Visibility::Durable, FETCH_BYTES).await?;
     Ok(Opened { reader, known: Known::Lane(answered) })

@@ -109,6 +109,39 @@ fn f31_workers_begin_anew_with_an_input_that_was_made_anew() {
     stored(&rig, 100);
 }
 
+/// As after a loss of power: what a broker had not written through is gone, and others have those offsets then.
+#[test]
+fn f51_an_input_that_lost_its_end_halts_its_lane_and_goes_on_from_there() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner-0", "resequence");
+    let checker = Checker::start(&rig);
+    for count in [100, 20] {
+        feed::write(&rig, count);
+        checker.more(usize::try_from(count).expect("a few"));
+    }
+    stored(&rig, 60);
+    rig.cluster.command("kill", 1);
+    rig.cluster.order("cut", &format!("{}-0", rig.topic("input")));
+    rig.cluster.command("start", 1);
+    owner.says("lost its end");
+    // It grows beyond where it was before anybody looks at it again.
+    (0..15).for_each(|number| feed::write_one_to(&rig, 0, &number.to_string(), "default"));
+    assert_eq!(checker.count_after(Duration::from_secs(2)), 120);
+    drop(checker);
+    owner.kill();
+    let owner = rig.run("owner-1", "resequence");
+    owner.says("stands still");
+    let checker = Checker::from_here(&rig, 60);
+    accept(&rig, &owner, 0);
+    checker.until(15);
+    feed::write(&rig, 100);
+    checker.until(115);
+    assert_eq!(checker.sources(0), (50..115).collect::<Vec<_>>());
+    let (code, text) = rig.verb(&["verify"], &[]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
 /// Waits until workers have stored this position for all lanes; it, and what stands beside it.
 fn stored(rig: &Rig, position: i64) -> TopicPartitionList {
     let (group, mut lanes) = (group(rig), TopicPartitionList::new());

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use seriatim::log::{Log as _, SESSION_TIMEOUT};
-use seriatim::record::{BatchBuilder, Name};
+use seriatim::observe::ledger::Found;
+use seriatim::record::{BatchBuilder, Epoch, Name, Offset, OutputHeaders, Sequence, Source};
 use seriatim::topics::Topics;
 
 use super::{LANE, Rig};
@@ -53,6 +54,8 @@ async fn an_input_made_anew_is_told_although_it_has_outgrown_the_frontier() {
     // The verdict lasts: whoever takes over next knows of it, too.
     rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
     assert_eq!((rig.is_halted().await, rig.outputs().await.len()), (reason, 2));
+    assert_eq!(rig.found(0).await, Found::Pending(Vec::new()), "the ledger has the former message of that offset");
+    assert_eq!(rig.audited().await, [""; 0]);
     rig.resequencing(async {
         tokio::time::sleep(2 * SESSION_TIMEOUT).await;
         rig.accept().await;
@@ -71,6 +74,67 @@ async fn an_input_made_anew_is_told_although_it_has_outgrown_the_frontier() {
     let outputs: Vec<_> = rig.outputs().await.into_iter().map(|(sequence, _, body)| (sequence, body)).collect();
     let all = ["a", "b", "c", "d", "e", "f"].map(str::to_owned).into_iter().enumerate();
     assert_eq!(outputs, all.map(|(sequence, body)| (sequence as u64, body)).collect::<Vec<_>>());
+    for offset in 0..4 {
+        assert!(rig.is_output(offset, offset + 2).await, "{:?}", rig.found(offset).await);
+    }
+    assert_eq!(rig.audited().await, [""; 0]);
+}
+
+/// Outputs of the former input that a torn commit left behind must not be taken for those of new messages at the same
+/// offsets, nor are their rounds.
+#[tokio::test(start_paused = true)]
+async fn what_is_known_of_a_lost_input_is_not_held_against_the_new_one() {
+    let rig = Rig::new().await;
+    rig.resequencing(rig.send_and_answer(&["a"])).await;
+    rig.send(&["b"]).await;
+    let mut builder = BatchBuilder::default();
+    let output = OutputHeaders {
+        source: Source { lane: LANE, offset: Offset(1) },
+        output: 0,
+        group: 0,
+        sequence: Sequence(1),
+        epoch: Epoch(1),
+    };
+    builder.push(None, Some(b"b"), |to| output.encode(to));
+    rig.append(&rig.topics.destinations["default"], builder.finish()).await;
+    rig.log.recreate(&rig.topics.input);
+    rig.resequencing(rig.is_halted()).await;
+    rig.accept().await;
+    rig.resequencing(rig.send_and_answer(&["c", "d", "e"])).await;
+    assert_eq!(numbered(&rig.outputs().await), [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e")]);
+    rig.resequencing(rig.send_and_answer(&["f"])).await;
+    assert_eq!(rig.outputs().await.len(), 6, "an owner that begins with this cursor knows it, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_a_lost_input_are_forgotten_and_those_of_the_new_one_remembered() {
+    let rig = Rig { window: 100, ..Rig::new().await };
+    let send = async |keys: &[u8]| {
+        let mut builder = BatchBuilder::default();
+        keys.iter().for_each(|key| builder.push(None, Some(&[*key]), |to| to.put(Name::Id, &[*key])));
+        rig.append(&rig.topics.input, builder.finish()).await;
+    };
+    let answered = async |offsets: &[u64], outputs: usize| {
+        for offset in offsets {
+            rig.answer(&[*offset]).await;
+        }
+        rig.has_outputs(outputs).await;
+    };
+    send(b"abcdef").await;
+    rig.resequencing(answered(&[0, 1, 2, 3, 4, 5], 6)).await;
+    rig.log.recreate(&rig.topics.input);
+    rig.resequencing(rig.is_halted()).await;
+    rig.accept().await;
+    send(b"xyzf").await;
+    rig.resequencing(answered(&[0, 1, 2, 3], 10)).await;
+    let ledger = rig.log.bounds(&rig.topics.ledger.partition(LANE)).await.expect("no faults");
+    assert!(rig.cursor().await.identities < ledger.end.0);
+    // The next owner restores them from the ledger, where former messages of these offsets stand, too.
+    send(b"zyxw").await;
+    rig.resequencing(answered(&[7], 11)).await;
+    let bodies: String = rig.outputs().await.into_iter().map(|(.., body)| body).collect();
+    assert_eq!(bodies, "abcdefxyzfw");
+    assert_eq!(rig.audited().await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

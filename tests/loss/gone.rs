@@ -9,10 +9,10 @@ use seriatim::log::{Log as _, Topic};
 use seriatim::observe::live;
 use seriatim::record::control::{Action, VERB, Verb};
 use seriatim::record::{BatchBuilder, Name, Offset, OutputHeaders, Partition, ResultHeaders, Source, Status, check};
-use seriatim::resequence::Options;
+use seriatim::resequence::{Options, Scope};
 use seriatim::topics::Topics;
 
-use super::{Rig, all};
+use super::{Rig, WINDOW, all};
 
 const LANES: [u32; 2] = [0, 1];
 
@@ -24,7 +24,8 @@ struct Two(Rig);
 
 impl Two {
     async fn new() -> Self {
-        let rig = Rig { log: Memory::new(12), topics: Topics::derive("t", &["default", "other"], 2, 1) };
+        let topics = Topics::derive("t", &["default", "other"], 2, 1);
+        let rig = Rig { log: Memory::new(12), topics, by: Scope::Lane, window: WINDOW };
         rig.log.ensure(&rig.topics.shapes()).await.expect("a new log takes them");
         Self(rig)
     }

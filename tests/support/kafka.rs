@@ -78,7 +78,8 @@ impl Cluster {
         self.order(command, &broker.to_string());
     }
 
-    /// `deny` or `allow` for who writes to a topic, where the script was started with `--authorize`.
+    /// `deny` or `allow` for who writes to a topic, where the script was started with `--authorize`; `cut` for a
+    /// partition as its folder is named, of which broker 1, while it is dead, loses the last batch.
     #[allow(dead_code, reason = "not every test that has brokers forbids anything")]
     pub(crate) fn order(&self, command: &str, of: &str) {
         let mut pipe = self.pipe.lock().expect("no other test has failed with it");

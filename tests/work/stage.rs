@@ -90,6 +90,24 @@ async fn an_input_made_anew_is_worked_on_from_where_its_owner_begins_with_it() {
     stage.drain().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_input_that_lost_its_end_is_worked_on_from_where_it_ends() {
+    let rig = Rig::new(1, script(|_| async { ok("out") }.boxed())).await;
+    for _ in 0..5 {
+        rig.input(0, 1).await;
+    }
+    rig.cursor([(0, lane(0, 100))]).await;
+    let stage = rig.start("a");
+    rig.until("all are answered", || rig.answered(0) == 5).await;
+    rig.idle().await;
+    rig.log.lose_end(&rig.topics.input.partition(Partition(0)), Offset(3)).expect("it is there");
+    rig.idle().await;
+    rig.bodies(&["\"another\""]).await;
+    rig.until("what came instead is answered", || rig.results(0).len() == 6).await;
+    assert_eq!(rig.called().last().map(String::as_str), Some("0-3"));
+    stage.drain().await;
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("headers are ASCII")
 }

@@ -43,7 +43,7 @@ impl Lane<'_> {
         }
     }
 
-    async fn claim_output(
+    pub(super) async fn claim_output(
         &mut self,
         at: Offset,
         offset: u64,

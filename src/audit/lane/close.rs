@@ -21,17 +21,22 @@ impl Lane<'_> {
         // An empty ledger that was shortened may have spoken of everything.
         let judged_from = self.judged_from.unwrap_or(u64::MAX);
         for outputs in self.outputs.values_mut() {
-            outputs.judged_from = judged_from;
+            outputs.judged_from = outputs.judged_from.max(judged_from);
             outputs.finish(report).await?;
         }
         let of = scope.topics.cursors_resequence.partition(scope.topics.control_of(self.number).partition);
         let found = history.last.as_ref().map(|(at, cursor)| (*at, cursor.lanes.get(&self.number.0)));
         match found {
             Some((at, Some(cursor))) => {
-                self.advance(cursor.frontier, at, report).await?;
                 if let Some(reason) = &cursor.halted {
                     report.halted.push(format!("lane {}: {reason}", self.number));
                 }
+                // Of an input that was made anew the lane knows nothing before that is accepted.
+                let is_about = !cursor.about.contains_key(scope.topics.input.as_str());
+                if is_about {
+                    self.advance(cursor.frontier, at, report).await?;
+                }
+                let quiet = quiet && is_about;
                 Close { of: (&of, at), cursor, quiet }.judge(self, scope, report).await?;
             }
             found if self.ledger.read > 0 => {

@@ -146,7 +146,7 @@ impl Marks {
         if from > state.written {
             let (at, end) = (&self.at, state.written);
             return Err(Error::Damaged(format!(
-                "{at}: position {from} lies beyond the log's end at {end}; made anew?"
+                "{at}: position {from} lies beyond the log's end at {end}: was it made anew, or has it lost its end?"
             )));
         }
         let mark = match visibility {

@@ -137,7 +137,9 @@ impl KafkaReader {
             Error::Lost { at: of.clone(), wanted, start: bounds.start }
         } else if wanted > bounds.end {
             let end = bounds.end;
-            Error::Damaged(format!("{of}: position {wanted} lies beyond the log's end at {end}; made anew?"))
+            Error::Damaged(format!(
+                "{of}: position {wanted} lies beyond the log's end at {end}: was it made anew, or has it lost its end?"
+            ))
         } else {
             Error::Unavailable(format!("{of}: {code} at {wanted}, which is within the log"))
         })

@@ -146,7 +146,7 @@ impl PartitionLog {
         if from > self.end {
             let end = self.end;
             return Err(Error::Damaged(format!(
-                "{of}: position {from} lies beyond the log's end at {end}; made anew?"
+                "{of}: position {from} lies beyond the log's end at {end}: was it made anew, or has it lost its end?"
             )));
         }
         let stable = self.stable_end(now);
@@ -186,6 +186,13 @@ impl PartitionLog {
         }
         if let Some(entry) = self.entries.front_mut().filter(|entry| entry.batch.base() < self.start) {
             entry.batch = entry.batch.skip_to(self.start);
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn lose_end(&mut self, from: Offset) {
+        while let Some(lost) = self.entries.pop_back_if(|entry| entry.next > from) {
+            self.end = lost.batch.base();
         }
         self.changed.notify_waiters();
     }
