@@ -3,6 +3,8 @@
 
 #[path = "loss/anew.rs"]
 mod anew;
+#[path = "loss/batches.rs"]
+mod batches;
 #[path = "loss/gone.rs"]
 mod gone;
 #[path = "loss/lost_end.rs"]

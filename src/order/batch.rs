@@ -10,6 +10,8 @@
 //! - Failures up to the tolerance pass. Beyond it `stop` and `continue` end the batch as failed;
 //!   `hold` keeps the item, which holds a place of the window, for an operator.
 //! - A batch that ends early generates no more and waits for what is out; a deadline does not wait.
+//! - What is out and lost is as if it had not been sent: it goes out again in its turn, and a batch that
+//!   ends, which sends nothing more, gives it up.
 //! - It has ended once every item has, and the final item, where one was asked for, after them.
 
 mod item;
@@ -56,6 +58,9 @@ pub enum Event {
         /// Why, in words.
         reason: Option<String>,
     },
+    /// The records of what is out are lost, or may be: what comes of those that survive counts for nothing
+    /// any more, but for the final item.
+    InputLost,
     /// Its items cannot be had: it ends as failed.
     Abort {
         /// Why, in words.
@@ -187,6 +192,7 @@ impl Step {
             Event::TimePassed => self.time_passed(),
             Event::Refill { fresh, again } if running && !self.state.paused => self.refill(fresh, &again),
             Event::Cancel { reason } => self.end(Outcome::Cancelled, reason),
+            Event::InputLost => self.input_lost(),
             Event::Abort { reason } => self.end(Outcome::Failed, Some(reason)),
             Event::Pause if running => self.state.paused = true,
             Event::Resume if self.state.paused => {
@@ -259,6 +265,10 @@ impl Step {
         }
         self.state.paused = false;
         self.state.phase = Phase::Completing(outcome);
+        self.send_final_item();
+    }
+
+    fn send_final_item(&mut self) {
         self.state.completion = Completion::Running(self.item_due());
         self.actions.push(Action::Generate { index: self.state.total, round: Round(0) });
     }

@@ -11,7 +11,7 @@ use super::ledger::Voided;
 use super::{TopicId, TopicIds};
 
 /// The version that this program writes. An owner that meets a newer one lets go.
-pub const CURSOR_VERSION: u8 = 4;
+pub const CURSOR_VERSION: u8 = 5;
 
 /// The budget of one encoded cursor, 512 KiB: half of what `max.message.bytes` of the cursor
 /// topics allows, so that a state which grows between two checks still fits.
@@ -102,6 +102,9 @@ pub struct LaneCursor {
     /// Events of batches that are in the input, on their way to a destination, and not released: runs
     /// `(epoch, first number, how many)`.
     pub events: Vec<(u64, u64, u64)>,
+    /// An operator has accepted that the input lost records, maybe items of batches that are out; the lane has not
+    /// gone on since.
+    pub items_lost: bool,
     /// Why the lane stands still for good, until an operator accepts the loss.
     pub halted: Option<String>,
     /// Where the input ended when it was found to have lost its end, which the lane stands still for: what is there

@@ -166,6 +166,7 @@ async fn count(shared: &Shared, of: &TopicPartition, range: Range<Offset>) -> Re
 async fn forget_from(shared: &Shared, lane: Partition, cursor: &mut LaneCursor, offset: Offset) -> Result<(), Error> {
     let ledger = shared.log.bounds(&shared.topics.ledger.partition(lane)).await?;
     cursor.voided.add(ledger.end, offset);
+    cursor.items_lost = true;
     cursor.frontier = cursor.frontier.min(offset.0);
     cursor.read_to = cursor.read_to.min(offset.0);
     cursor.dispatched = cursor.dispatched.min(offset.0);
@@ -181,6 +182,7 @@ async fn forget_from(shared: &Shared, lane: Partition, cursor: &mut LaneCursor, 
 
 /// Nothing below the new frontier counts any more.
 fn go_on_at(cursor: &mut LaneCursor, frontier: Offset) {
+    cursor.items_lost = true;
     cursor.frontier = frontier.0;
     cursor.read_to = cursor.read_to.max(frontier.0);
     cursor.limit = cursor.limit.max(frontier.0);

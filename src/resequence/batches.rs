@@ -26,6 +26,10 @@
 //! 7. A commit that a log has torn, so that items are in the input and the state is not: an item that
 //!    the state does not hold as open is passed over when it is read; generated again, it is another
 //!    record. Where both are read after that, the first takes the place and the second is a repeat.
+//! 8. Where an operator has accepted that input is lost, before the first commit of whoever executes that:
+//!    the next owner executes it, too, from the same states, so that rounds go up once. In that commit the
+//!    states say what goes out again; or, where the lane stands still for something else, the cursor goes
+//!    on saying that items are lost.
 
 mod active;
 mod events;
@@ -99,6 +103,15 @@ impl Batches {
             refilled: None,
             out: Out::new(lane, events),
             metrics: None,
+        }
+    }
+
+    /// An operator has accepted that records of items which are out may be gone with the input, of which
+    /// nothing is read yet.
+    pub(super) fn input_lost(&mut self, now: Timestamp) {
+        self.now = now;
+        for id in self.active.keys().cloned().collect::<Vec<_>>() {
+            self.happen(&id, Event::InputLost, None);
         }
     }
 

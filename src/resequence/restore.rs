@@ -144,7 +144,12 @@ async fn restore_lane(
         Err(damaged) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(damaged.to_string()), ..cursor })),
     };
     match Batches::load(shared, lane, &cursor).await {
-        Ok(batches) => state.batches = Some(Box::new(batches)),
+        Ok(mut batches) => {
+            if cursor.items_lost {
+                batches.input_lost(shared.log.now());
+            }
+            state.batches = Some(Box::new(batches));
+        }
         Err(Error::Damaged(reason)) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(reason), ..cursor })),
         Err(error) => return Err(error.into()),
     }
@@ -170,6 +175,8 @@ async fn begin(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Res
 /// Workers may have worked on anything: all results count, and what has none is sent out again.
 async fn begin_behind_tails(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) -> Result<Lost, Error> {
     begin(shared, lane, cursor).await?;
+    // Nobody knows whether the input is what it was.
+    cursor.items_lost = true;
     let input = shared.log.bounds(&shared.topics.input.partition(lane)).await?.end;
     let results = shared.log.bounds(&shared.topics.results.partition(lane)).await?.end;
     for topic in shared.topics.destinations.values() {

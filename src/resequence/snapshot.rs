@@ -38,6 +38,8 @@ impl LaneState {
             batches: self.batches.as_ref().map_or(0, |batches| batches.position().0),
             batch_items: self.batches.as_ref().and_then(|batches| batches.needed_items()),
             events: self.batches.as_ref().map_or_else(Vec::new, |batches| batches.pending_events()),
+            // The batches know it, and this is committed with their states.
+            items_lost: false,
             halted: self.halted.clone(),
             lost_from: self.lost_from.map(|offset| offset.0),
             about: TopicIds::new(),

@@ -11,7 +11,7 @@ use super::{LANE, Rig};
 
 impl Rig {
     /// Runs a resequencer that dies after so many turns, or when there is nothing to do for it.
-    async fn dying_after(&self, turns: usize) {
+    pub(super) async fn dying_after(&self, turns: usize) {
         let mut running = std::pin::pin!(self.resequence());
         for _ in 0..turns {
             assert!(futures::poll!(&mut running).is_pending(), "it does not end by itself");

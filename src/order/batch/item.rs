@@ -2,7 +2,7 @@
 
 use super::{Action, NEVER, Step, beyond_tolerance};
 use crate::record::Round;
-use crate::record::batches::{Completion, ItemState, ItemStatus, OnItemFailure, Outcome, Phase, Selection};
+use crate::record::batches::{Completion, ItemState, ItemStatus, OnItemFailure, Open, Outcome, Phase, Selection};
 
 impl Step {
     pub(super) fn answered(&mut self, index: u64, round: Round, succeeded: bool) {
@@ -63,6 +63,29 @@ impl Step {
             open.round += 1;
             self.progress();
         }
+    }
+
+    /// What is out goes out again. In a round of its own, so that a record of it which was not lost counts for
+    /// nothing: else, where items have an order, later ones that survived would leave before earlier ones.
+    /// The final item has nothing behind it; of its records the first counts.
+    pub(super) fn input_lost(&mut self) {
+        if let Phase::Completing(_) = self.state.phase {
+            self.actions.push(Action::Withdraw { index: self.state.total });
+            return self.send_final_item();
+        }
+        let lost = self.state.open.iter_mut().filter(|(_, open)| open.state == ItemState::Running);
+        self.actions.extend(lost.map(|(index, open)| {
+            *open = Open { round: open.round + 1, state: ItemState::Again, due: NEVER };
+            Action::Withdraw { index: *index }
+        }));
+        if self.actions.is_empty() {
+            return;
+        }
+        if self.state.phase != Phase::Running {
+            // No items go out any more.
+            self.give_up_waiting();
+        }
+        self.progress();
     }
 
     /// Held items are given up.

@@ -16,6 +16,8 @@ enum Item {
     Ended(ItemStatus),
 }
 
+const CANCELLED: Item = Item::Ended(ItemStatus::Cancelled);
+
 /// Drives a batch and keeps the list.
 struct Driver {
     state: BatchState,
@@ -38,11 +40,14 @@ impl Driver {
         let before = std::mem::take(&mut self.items);
         self.items = self.expected(before, &event);
         let was = self.state.clone();
-        let is_refill = matches!(event, Event::Refill { .. });
+        let (is_refill, is_lost) = (matches!(event, Event::Refill { .. }), event == Event::InputLost);
         let (state, actions) = next(std::mem::take(&mut self.state), event, Timestamp(self.now));
         self.state = state;
         for action in actions {
-            self.act(action, &was, is_refill);
+            self.act(action, &was, is_refill, is_lost);
+        }
+        if is_lost {
+            self.check_nothing_lost_is_waited_for(&was);
         }
         self.check(&was);
     }
@@ -86,6 +91,13 @@ impl Driver {
                 }
             }
             Event::Cancel { .. } if running => give_up(&mut items),
+            Event::InputLost => {
+                for item in &mut items {
+                    if let Item::Running { round, .. } = *item {
+                        *item = if running { Item::Again { round: round + 1 } } else { CANCELLED };
+                    }
+                }
+            }
             Event::Retry(which) if running => each_held(&mut items, which, |round, _| Item::Again { round: round + 1 }),
             Event::Discard(which) if running => {
                 each_held(&mut items, which, |_, _| Item::Ended(ItemStatus::Discarded));
@@ -109,10 +121,12 @@ impl Driver {
         }
     }
 
-    fn act(&mut self, action: Action, was: &BatchState, is_refill: bool) {
+    fn act(&mut self, action: Action, was: &BatchState, is_refill: bool, is_lost: bool) {
         match action {
             Action::Generate { index, .. } if index == self.state.total => {
-                assert!(!self.final_item && self.state.rules.completion, "one final item, where one is asked for");
+                let lost = is_lost && matches!(was.phase, Phase::Completing(_));
+                assert_eq!(self.final_item, lost, "one final item, and another one if it is lost");
+                assert!(self.state.rules.completion, "where one is asked for");
                 assert!(self.items.iter().all(|item| matches!(item, Item::Ended(_))), "it is the last");
                 self.final_item = true;
             }
@@ -135,6 +149,18 @@ impl Driver {
             Action::Done => self.done += 1,
             Action::Stalled => self.stalls += 1,
             Action::Report { .. } | Action::Withdraw { .. } => {}
+        }
+    }
+
+    /// No answer to what was out counts; a final item that was out is out again.
+    fn check_nothing_lost_is_waited_for(&self, was: &BatchState) {
+        for (index, open) in &was.open {
+            assert!(!expects(&self.state, *index, Round(open.round)), "item {index} is lost");
+        }
+        let expected = matches!(was.phase, Phase::Completing(_)) || self.state.phase != was.phase;
+        assert!(expected || !expects(&self.state, was.total, Round(0)), "there is no final item");
+        if let Phase::Completing(_) = was.phase {
+            assert!(expects(&self.state, was.total, Round(0)) && self.final_item);
         }
     }
 
@@ -238,7 +264,7 @@ fn rules() -> impl Strategy<Value = Rules> {
 }
 
 fn events() -> impl Strategy<Value = Vec<(u8, u64, u64, bool)>> {
-    proptest::collection::vec((0u8..40, 0u64..40, 0u64..3, proptest::bool::weighted(0.8)), 0..120)
+    proptest::collection::vec((0u8..42, 0u64..40, 0u64..3, proptest::bool::weighted(0.8)), 0..120)
 }
 
 fn event(driver: &Driver, (kind, index, round, succeeded): (u8, u64, u64, bool)) -> Event {
@@ -263,7 +289,8 @@ fn event(driver: &Driver, (kind, index, round, succeeded): (u8, u64, u64, bool))
             let (index, round) = picked.map_or((driver.state.total, Round(0)), |(i, open)| (**i, Round(open.round)));
             Event::Answered { index, round, succeeded }
         }
-        _ => Event::Answered { index, round, succeeded },
+        36..40 => Event::Answered { index, round, succeeded },
+        _ => Event::InputLost,
     }
 }
 
@@ -416,4 +443,49 @@ fn silence_is_said_once_and_progress_ends_it() {
     assert_eq!((driver.stalls, next_due(&driver.state)), (1, None));
     answer(&mut driver, 0, true);
     assert!(!driver.state.stalled);
+}
+
+#[test]
+fn what_was_out_when_the_input_was_lost_goes_out_again_and_its_former_record_counts_for_nothing() {
+    let mut driver = run(Mode::Window, OnItemFailure::Hold, 20, 4);
+    refill(&mut driver);
+    answer(&mut driver, 0, true);
+    answer(&mut driver, 2, false);
+    driver.happen(Event::InputLost);
+    assert_eq!(wanted(&driver.state, Timestamp(driver.now)).1, [1, 3], "what is held stays so");
+    assert_eq!(driver.state.held().collect::<Vec<_>>(), [2]);
+    answer(&mut driver, 1, true);
+    assert_eq!(driver.state.succeeded, 1, "it may have survived");
+    driver.happen(Event::Refill { fresh: 0, again: vec![1, 3] });
+    driver.happen(Event::InputLost);
+    driver.happen(Event::Refill { fresh: 0, again: vec![1, 3] });
+    for round in 0..3 {
+        driver.happen(Event::Answered { index: 1, round: Round(round), succeeded: true });
+        assert_eq!(driver.state.succeeded, if round < 2 { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn a_paused_batch_sends_what_was_lost_when_it_is_resumed() {
+    let mut driver = run(Mode::Barrier, OnItemFailure::Continue, 20, 4);
+    refill(&mut driver);
+    driver.happen(Event::Pause);
+    driver.happen(Event::InputLost);
+    assert_eq!((driver.state.status(), wanted(&driver.state, Timestamp(driver.now))), ("paused", (0, Vec::new())));
+    driver.happen(Event::Resume);
+    assert_eq!(wanted(&driver.state, Timestamp(driver.now)), (0, vec![0, 1, 2, 3]));
+}
+
+#[test]
+fn a_batch_that_ends_waits_for_nothing_that_is_lost() {
+    let mut driver = run(Mode::Window, OnItemFailure::Continue, 1_000, 10);
+    driver.state.rules.completion = true;
+    refill(&mut driver);
+    answer(&mut driver, 0, true);
+    driver.happen(Event::Cancel { reason: None });
+    driver.happen(Event::InputLost);
+    assert_eq!((driver.state.cancelled, driver.state.phase), (999, Phase::Completing(Outcome::Cancelled)));
+    driver.happen(Event::InputLost);
+    driver.happen(Event::Answered { index: 1_000, round: Round(0), succeeded: true });
+    assert_eq!(driver.state.phase, Phase::Ended(Outcome::Cancelled));
 }

@@ -138,7 +138,8 @@ pub enum Completion {
 /// An item that is generated and not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// How often it was sent again by an operator; answers of other rounds count for nothing.
+    /// How often it was to be sent again, by an operator or because its record was lost; answers of other
+    /// rounds count for nothing.
     pub round: u32,
     /// How it stands.
     pub state: ItemState,
@@ -155,7 +156,7 @@ pub enum ItemState {
     Failed,
     /// It took too long and waits for an operator.
     TimedOut,
-    /// An operator wants it done again; it goes out with the next refill, in its round.
+    /// An operator wants it done again, or its record was lost; it goes out with the next refill, in its round.
     Again,
 }
 

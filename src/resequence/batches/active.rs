@@ -144,16 +144,20 @@ impl Active {
     }
 
     /// How many new items can go out now, and which of those that wait for another round: at most
-    /// `room` of either.
+    /// `room` together.
     pub(super) fn available(&self, now: Timestamp, room: usize) -> (u64, Vec<u64>) {
-        let (fresh, mut again) = batch::wanted(&self.state, now);
-        let mut fresh = fresh.min(room as u64);
+        let (mut fresh, mut again) = batch::wanted(&self.state, now);
+        let waiting = again.len();
         if let Source::Uploaded(uploaded) = &self.source {
             fresh = fresh.min(uploaded.fresh() as u64);
             again.retain(|index| uploaded.has_again(*index));
         }
         again.truncate(room);
-        (fresh, again)
+        if self.ordered && again.len() < waiting {
+            // New ones come after all that were out before them.
+            fresh = 0;
+        }
+        (fresh.min((room - again.len()) as u64), again)
     }
 
     /// Lets something happen to the batch, and gathers what is to be done.

@@ -98,8 +98,9 @@ impl Uploaded {
         if self.reading || state.phase != Phase::Running {
             return None;
         }
-        let again = state.open.iter().find(|(index, open)| open.state == ItemState::Again && !self.has_again(**index));
-        let again = again.map(|(index, _)| *index);
+        // No more of these, either, before those that were read are sent.
+        let mut waiting = state.open.iter().filter(|(_, open)| open.state == ItemState::Again);
+        let again = waiting.next().filter(|_| self.again.is_empty()).map(|(index, _)| *index);
         let from = match again {
             Some(index) => Offset(*self.bodies.get(&index)?),
             None if self.fresh.is_empty() && state.generated < state.total => self.next,
@@ -115,19 +116,31 @@ impl Uploaded {
         for record in fetched.batches.iter().flatten() {
             let Some(index) = self.index_of(&record) else { continue };
             match wanted.again {
-                Some(again) if again == index && record.offset == wanted.from => {
-                    self.again.insert(index, body(&record)?);
-                    return Ok(());
-                }
-                Some(_) => {}
+                Some(_) => self.add_again(index, &record, state)?,
                 None => self.add(index, &record, state)?,
             }
         }
         match wanted.again {
             None => self.next = fetched.next,
-            Some(index) => return Err(format!("item {index} is not at offset {} any more", wanted.from)),
+            Some(index) if self.is_wanted_again(index, wanted.from, state) && !self.has_again(index) => {
+                return Err(format!("item {index} is not at offset {} any more", wanted.from));
+            }
+            Some(_) => {}
         }
         Ok(())
+    }
+
+    fn add_again(&mut self, index: u64, record: &RecordRef<'_>, state: &BatchState) -> Result<(), String> {
+        if self.is_wanted_again(index, record.offset, state) {
+            self.again.insert(index, body(record)?);
+        }
+        Ok(())
+    }
+
+    /// Whether the record at `offset` is an item that is to be sent once more.
+    fn is_wanted_again(&self, index: u64, offset: Offset, state: &BatchState) -> bool {
+        let waits = state.open.get(&index).is_some_and(|open| open.state == ItemState::Again);
+        waits && self.bodies.get(&index) == Some(&offset.0)
     }
 
     fn add(&mut self, index: u64, record: &RecordRef<'_>, state: &BatchState) -> Result<(), String> {
