@@ -18,6 +18,15 @@ pub struct Acl {
 
 const ROLES: [&str; 4] = ["ingress", "work", "resequence", "deliver"];
 
+/// Whoever creates topics, and looks what they are like.
+const APPLY: &str = "topics apply";
+
+/// What Kafka calls its only cluster.
+const CLUSTER: &str = "kafka-cluster";
+
+/// The group that readers name, and none is a member of.
+const READER: &str = "seriatim-reader";
+
 impl Topics {
     /// What each role of the pipeline of this name needs, by role.
     #[must_use]
@@ -34,13 +43,27 @@ impl Topics {
                 }
             }
             // librdkafka asks where the group is even for partitions that are assigned by hand.
-            let reader = "seriatim-reader".to_owned();
-            acls.push(Acl { role, resource: "group", name: reader, operations: &["Describe"] });
+            acls.push(Acl { role, resource: "group", name: READER.to_owned(), operations: &["Describe"] });
         }
-        let created = self.all().into_iter().map(|(_, topic, _)| topic.to_string());
-        let operations = &["Create", "Describe", "DescribeConfigs"];
-        acls.extend(created.map(|name| Acl { role: "topics apply", resource: "topic", name, operations }));
+        self.of_apply(&mut acls);
         acls
+    }
+
+    /// It asks a broker how many copies there will be, and the resequencers' cursors what they count on.
+    fn of_apply(&self, acls: &mut Vec<Acl>) {
+        let mut allow = |resource, name: &str, operations| {
+            acls.push(Acl { role: APPLY, resource, name: name.to_owned(), operations });
+        };
+        for (_, topic, _) in self.all() {
+            let operations: &'static [&'static str] = if *topic == self.cursors_resequence {
+                &["Create", "Describe", "DescribeConfigs", "Read"]
+            } else {
+                &["Create", "Describe", "DescribeConfigs"]
+            };
+            allow("topic", topic.as_str(), operations);
+        }
+        allow("cluster", CLUSTER, &["DescribeConfigs"]);
+        allow("group", READER, &["Describe"]);
     }
 
     fn of_role(&self, role: &'static str, acls: &mut Vec<Acl>) {
@@ -86,6 +109,13 @@ mod tests {
         }
         assert!(operations("deliver", "topic", "t.dead-letter").contains(&"Write"));
         assert!(operations("deliver", "topic", "t.cursors.deliver").contains(&"Write"));
+    }
+
+    #[test]
+    fn who_creates_topics_may_ask_how_many_copies_there_will_be() {
+        assert_eq!(operations("topics apply", "cluster", "kafka-cluster"), ["DescribeConfigs"]);
+        assert_eq!(operations("resequence", "cluster", "kafka-cluster"), Vec::<&str>::new());
+        assert!(!operations("topics apply", "topic", "t.input").contains(&"Read"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::AdminClient;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bootstrap::Bootstrap;
 use super::client::{Context, Properties};
 use super::errors::{Meaning, code, meaning, of_question};
-use super::native::{Consumer, may_write, topic_ids};
+use super::native::{Consumer, Resource, may_write, settings, topic_ids};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
 use crate::record::{Offset, Partition, TopicId, TopicIds};
@@ -186,7 +186,7 @@ impl Asker {
     /// What a topic is like; settings that are not given for it are the brokers'.
     pub(super) async fn shape(&self, topic: &Topic) -> Result<Option<TopicShape>, Error> {
         let Some(partitions) = self.partitions(topic).await? else { return Ok(None) };
-        let settings = self.settings(ResourceSpecifier::Topic(topic.as_str())).await?;
+        let settings = self.settings_of(topic).await?;
         let value = |name: &str| settings.get(name).map_or("", String::as_str);
         let cleanup = match (value("cleanup.policy"), value("retention.ms"), value("retention.bytes")) {
             (policy, ..) if policy.contains("compact") => Cleanup::Compact,
@@ -196,8 +196,9 @@ impl Asker {
         Ok(Some(TopicShape { partitions, cleanup }))
     }
 
-    /// How many copies of a partition the brokers make where nobody says how many.
-    pub(super) async fn default_replicas(&self) -> Result<u32, Error> {
+    /// How many copies of a partition the brokers make where nobody says how many; `None` where they do not tell.
+    /// An error says so of `first`, which is to be created.
+    pub(super) async fn default_replicas(&self, first: &Topic) -> Result<Option<u32>, Error> {
         let client = Arc::clone(&self.committed);
         let broker = blocking(move || {
             let metadata = client.ask(|client| client.fetch_metadata(None, ANSWER).map_err(|e| code(&e)));
@@ -208,22 +209,36 @@ impl Asker {
             })
         })
         .await?;
-        let settings = self.settings(ResourceSpecifier::Broker(broker)).await?;
-        Ok(settings.get("default.replication.factor").and_then(|factor| factor.parse().ok()).unwrap_or(1))
+        let settings = self.settings(Resource::Broker(broker), first).await?;
+        Ok(settings.get("default.replication.factor").and_then(|factor| factor.parse().ok()))
     }
 
-    /// All settings of a topic or broker.
-    pub(super) async fn settings(&self, of: ResourceSpecifier<'_>) -> Result<BTreeMap<String, String>, Error> {
-        let judge = |code: Code| match of {
-            ResourceSpecifier::Topic(topic) => {
-                self.seen.judge(of_question, code, &Topic::from(topic).partition(Partition(0)))
-            }
-            _ => Error::Unavailable(format!("{of:?}: {code}")),
-        };
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let found = self.admin.describe_configs([&of], &options).await.map_err(|e| judge(code(&e)))?;
-        let resource = found.into_iter().next().unwrap_or(Err(Code::BadMessage)).map_err(judge)?;
-        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    /// All settings of a topic.
+    pub(super) async fn settings_of(&self, topic: &Topic) -> Result<BTreeMap<String, String>, Error> {
+        let name = CString::new(topic.as_str())
+            .map_err(|_| self.seen.judge(of_question, Code::InvalidTopic, &topic.partition(Partition(0))))?;
+        self.settings(Resource::Topic(name), topic).await
+    }
+
+    /// All settings of a topic or broker, for what concerns a topic.
+    async fn settings(&self, of: Resource, about: &Topic) -> Result<BTreeMap<String, String>, Error> {
+        let (client, seen, about) = (Arc::clone(&self.committed), Arc::clone(&self.seen), about.clone());
+        blocking(move || {
+            let found = client.ask(|client| settings(client, &of, ANSWER));
+            let found = found.inspect_err(|_| hear_of_another(&client.client, &about));
+            let of_settings = |code, at: &TopicPartition| match (code, of_question(code, at)) {
+                (Code::TopicAuthorizationFailed, Error::Rejected { at, reason }) => {
+                    Error::Rejected { at, reason: format!("its settings take DescribeConfigs on the topic: {reason}") }
+                }
+                (Code::ClusterAuthorizationFailed, Error::Rejected { at, reason }) => {
+                    let what = "how many copies there would be takes DescribeConfigs on the cluster";
+                    Error::Rejected { at, reason: format!("{what}: {reason}") }
+                }
+                (_, other) => other,
+            };
+            found.map_err(|code| seen.judge(of_settings, code, &about.partition(Partition(0))))
+        })
+        .await
     }
 }
 

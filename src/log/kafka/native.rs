@@ -7,8 +7,9 @@
 #![allow(unsafe_code, reason = "librdkafka is a C library, and its wrapper lacks what is here")]
 
 mod apart;
+mod questions;
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka_sys as sys;
 
 pub(super) use self::apart::PartitionQueue;
+pub(super) use self::questions::{Resource, may_write, settings, topic_ids};
 
 use super::client::Context;
 use crate::record::{HeaderWriter, RecordRef};
@@ -181,110 +183,6 @@ pub(super) fn stored_beside(list: &TopicPartitionList) -> &[u8] {
         }
         std::slice::from_raw_parts((*list.elems).metadata.cast(), (*list.elems).metadata_size)
     }
-}
-
-/// A topic's name, and what was asked about it, or why that is not told.
-pub(super) type Named<T> = (String, Result<T, Code>);
-
-/// The ids of topics. Blocks until a broker has answered, for `patience` at most.
-pub(super) fn topic_ids(
-    client: &impl Client,
-    topics: &[CString],
-    patience: Duration,
-) -> Result<Vec<Named<u128>>, Code> {
-    describe(client, topics, patience, false, |topic| {
-        // SAFETY: the topic is one of an answer that lives, and its id part of it.
-        let id = unsafe { sys::rd_kafka_TopicDescription_topic_id(topic).as_ref() }.ok_or(Code::BadMessage)?;
-        // SAFETY: as above.
-        let (high, low) =
-            unsafe { (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id)) };
-        Ok(u128::from(high.cast_unsigned()) << 64 | u128::from(low.cast_unsigned()))
-    })
-}
-
-/// Whether this client may write to topics. Blocks as [`topic_ids`] does.
-pub(super) fn may_write(
-    client: &impl Client,
-    topics: &[CString],
-    patience: Duration,
-) -> Result<Vec<Named<bool>>, Code> {
-    describe(client, topics, patience, true, |topic| {
-        let mut count = 0;
-        // SAFETY: the topic is one of an answer that lives, and what may be done with it part of that, as
-        // many as it says.
-        let allowed = unsafe {
-            let allowed = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
-            if allowed.is_null() { &[] } else { std::slice::from_raw_parts(allowed, count) }
-        };
-        Ok(allowed.contains(&sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE))
-    })
-}
-
-/// What brokers say of topics; with what this client may do, where that is asked for. `read` gets each
-/// topic as part of an answer that lives as long as the call.
-fn describe<T>(
-    client: &impl Client,
-    topics: &[CString],
-    patience: Duration,
-    rights: bool,
-    read: impl Fn(*const sys::rd_kafka_TopicDescription_t) -> Result<T, Code>,
-) -> Result<Vec<Named<T>>, Code> {
-    let millis = c_int::try_from(patience.as_millis()).unwrap_or(c_int::MAX);
-    let mut names: Vec<_> = topics.iter().map(|name| name.as_ptr()).collect();
-    // SAFETY: the client lives, and so do the names, which are copied; what is made here is given back
-    // here, the event after what was borrowed from it. Setting an option of this kind of question cannot fail.
-    unsafe {
-        let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        let kind = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-        let options = sys::rd_kafka_AdminOptions_new(client.native(), kind);
-        sys::rd_kafka_AdminOptions_set_include_authorized_operations(options, c_int::from(rights));
-        let queue = sys::rd_kafka_queue_new(client.native());
-        sys::rd_kafka_DescribeTopics(client.native(), topics, options, queue);
-        sys::rd_kafka_AdminOptions_destroy(options);
-        sys::rd_kafka_TopicCollection_destroy(topics);
-        let event = sys::rd_kafka_queue_poll(queue, millis);
-        let described = match event.as_ref() {
-            Some(event) => described(event, read),
-            None => Err(Code::OperationTimedOut),
-        };
-        if !event.is_null() {
-            sys::rd_kafka_event_destroy(event);
-        }
-        sys::rd_kafka_queue_destroy(queue);
-        described
-    }
-}
-
-/// # Safety
-///
-/// Only for the answer to a question about topics.
-unsafe fn described<T>(
-    event: *const sys::rd_kafka_event_t,
-    read: impl Fn(*const sys::rd_kafka_TopicDescription_t) -> Result<T, Code>,
-) -> Result<Vec<Named<T>>, Code> {
-    // SAFETY: the event lives; all that is looked at is part of it, as many topics as it says.
-    unsafe {
-        let event = event.cast_mut();
-        no_error(Code::from(sys::rd_kafka_event_error(event)))?;
-        let answer = sys::rd_kafka_event_DescribeTopics_result(event);
-        if answer.is_null() {
-            return Err(Code::BadMessage);
-        }
-        let mut count = 0;
-        let topics = sys::rd_kafka_DescribeTopics_result_topics(answer, &raw mut count);
-        let topics = if topics.is_null() { &[] } else { std::slice::from_raw_parts(topics, count) };
-        let named = |topic: *const _| CStr::from_ptr(sys::rd_kafka_TopicDescription_name(topic)).to_string_lossy();
-        let told = |topic: *const _| {
-            let error = sys::rd_kafka_TopicDescription_error(topic);
-            no_error(if error.is_null() { Code::NoError } else { Code::from(sys::rd_kafka_error_code(error)) })?;
-            read(topic)
-        };
-        Ok(topics.iter().map(|topic| (named(*topic).into_owned(), told(*topic))).collect())
-    }
-}
-
-fn no_error(code: Code) -> Result<(), Code> {
-    if code == Code::NoError { Ok(()) } else { Err(code) }
 }
 
 type Value = sys::rd_kafka_vu_s__bindgen_ty_1;

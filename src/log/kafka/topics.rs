@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::{Instant, sleep};
 
@@ -30,7 +30,7 @@ pub struct Creation {
     pub topic: Topic,
     /// How many partitions it has.
     pub partitions: u32,
-    /// Settings, by Kafka's names. `min.insync.replicas` is lowered to the number of copies.
+    /// Settings, by Kafka's names. `min.insync.replicas` is lowered to the number of copies where the brokers tell it.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -47,7 +47,7 @@ pub struct Inspected {
 
 pub(super) async fn inspect(asker: &Asker, topic: &Topic) -> Result<Option<Inspected>, Error> {
     let Some((partitions, replicas)) = asker.layout(topic).await? else { return Ok(None) };
-    let settings = asker.settings(ResourceSpecifier::Topic(topic.as_str())).await?;
+    let settings = asker.settings_of(topic).await?;
     Ok(Some(Inspected { partitions, replicas, settings }))
 }
 
@@ -83,8 +83,12 @@ fn of_cleanup(cleanup: Cleanup) -> BTreeMap<String, String> {
 pub(super) async fn create(asker: &Asker, topics: &[Creation]) -> Result<(), Error> {
     let Some(first) = topics.first() else { return Ok(()) };
     let at = first.topic.partition(Partition(0));
-    let replicas = asker.default_replicas().await?.to_string();
-    let new: Vec<NewTopic<'_>> = topics.iter().map(|topic| new_topic(topic, &replicas)).collect();
+    // Who may not know is told so: it would be lowered, or nothing could be written.
+    let replicas = match topics.iter().any(|topic| topic.settings.contains_key(IN_SYNC)) {
+        true => asker.default_replicas(&first.topic).await?.map(|replicas| replicas.to_string()),
+        false => None,
+    };
+    let new: Vec<NewTopic<'_>> = topics.iter().map(|topic| new_topic(topic, replicas.as_deref())).collect();
     let options = AdminOptions::new().request_timeout(Some(SETTLING)).operation_timeout(Some(SETTLING));
     let made = asker.admin.create_topics(&new, &options).await;
     for outcome in made.map_err(|e| of_question(code(&e), &at))? {
@@ -114,13 +118,14 @@ pub(super) async fn delete(asker: &Asker, topics: &[Topic]) -> Result<(), Error>
     Ok(())
 }
 
-fn new_topic<'a>(creation: &'a Creation, replicas: &'a str) -> NewTopic<'a> {
+/// With as many copies as the brokers make by default, where it is known how many those are.
+fn new_topic<'a>(creation: &'a Creation, replicas: Option<&'a str>) -> NewTopic<'a> {
     let partitions = i32::try_from(creation.partitions).unwrap_or(i32::MAX);
     let mut new = NewTopic::new(creation.topic.as_str(), partitions, TopicReplication::Fixed(DEFAULT_REPLICATION));
     for (name, value) in &creation.settings {
-        let number = |text: &str| text.parse::<u32>().unwrap_or(1);
-        let too_many = name == IN_SYNC && number(value) > number(replicas);
-        new = new.set(name, if too_many { replicas } else { value });
+        let number = |text: &str| text.parse::<u32>().ok();
+        let fewer = replicas.filter(|copies| name == IN_SYNC && number(copies) < number(value));
+        new = new.set(name, fewer.unwrap_or(value));
     }
     new
 }

@@ -64,6 +64,12 @@ impl Rig {
         Self::on(Brokers::Shared(Cluster::shared()), name, "")
     }
 
+    /// As [`Rig::new`], without any topics yet.
+    pub(crate) fn bare(arguments: &[&str]) -> Self {
+        let (cluster, folder) = (Brokers::Own(Cluster::start(arguments)), tempfile::tempdir().expect("a folder"));
+        Self { cluster, name: "t", common: "", folder }
+    }
+
     fn on(cluster: Brokers, name: &'static str, common: &'static str) -> Self {
         let rig = Self { cluster, name, common, folder: tempfile::tempdir().expect("a folder") };
         rig.create_topics();
@@ -77,11 +83,7 @@ impl Rig {
 
     /// Runs a verb to its end; what it said, on both streams.
     pub(crate) fn verb(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
-        let mut command = Command::new(PROGRAM);
-        command.env("NO_COLOR", "1").arg("--config").arg(self.config("verb", "")).args(arguments);
-        let output = command.envs(environment.iter().copied()).output().expect("the program runs");
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (output.status.code(), text.concat())
+        call(&self.config("verb", ""), arguments, environment)
     }
 
     /// Creates the topics that are missing.
@@ -206,6 +208,15 @@ impl Rig {
         }
         config
     }
+}
+
+/// Runs a verb to its end with this configuration; what it said, on both streams.
+pub(crate) fn call(config: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = Command::new(PROGRAM);
+    command.env("NO_COLOR", "1").arg("--config").arg(config).args(arguments);
+    let output = command.envs(environment.iter().copied()).output().expect("the program runs");
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    (output.status.code(), text.concat())
 }
 
 /// A process of the program; killed when it is dropped.
