@@ -162,6 +162,11 @@ impl Batches {
         self.out.has_gathered()
     }
 
+    /// Whether something of that goes to the events topic.
+    pub(super) fn has_events(&self) -> bool {
+        self.out.has_events()
+    }
+
     /// When time alone changes something next.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.active.values().filter_map(|active| active.due).min()

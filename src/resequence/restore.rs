@@ -148,6 +148,11 @@ async fn restore_lane(
             if cursor.items_lost {
                 batches.input_lost(shared.log.now());
             }
+            let events = &shared.topics.events;
+            if batches.has_events() && shared.log.is_gone(events) {
+                // The very first commit would wait for it, and all lanes with it.
+                return Ok(Seat::halted(lane, LaneCursor { halted: Some(anew::missing(events)), ..cursor }));
+            }
             state.batches = Some(Box::new(batches));
         }
         Err(Error::Damaged(reason)) => return Ok(Seat::halted(lane, LaneCursor { halted: Some(reason), ..cursor })),

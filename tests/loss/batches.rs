@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use seriatim::log::SESSION_TIMEOUT;
+use seriatim::log::{Log as _, SESSION_TIMEOUT};
 use seriatim::observe::live;
 use seriatim::record::{BatchBuilder, BatchItem, Name, Offset, Round, check};
 use seriatim::resequence::Options;
@@ -182,6 +182,46 @@ async fn items_at_the_end_that_an_input_lost_go_out_again_and_a_lane_that_halts_
     let done = rig.ends().await;
     assert_eq!((done.len(), &done[0]["counts"]["succeeded"]), (1, &json!(5)));
     assert_eq!(rig.items().await, [(1, 1), (2, 1), (3, 0), (4, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_cannot_say_what_is_cancelled_stands_still_and_does_so_later() {
+    let rig = Rig::new().await;
+    rig.command("StartProcessing", json!({"count": 5, "window": 3, "template": {}})).await;
+    rig.resequencing(rig.has_items(3)).await;
+    rig.command("CancelProcessing", json!({})).await;
+    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    rig.log.delete(&rig.topics.events);
+    rig.loses_input().await;
+    let told = async |reason: &str| {
+        while !rig.is_halted().await.contains(reason) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    rig.resequencing(told("t.events was deleted and is not there")).await;
+    rig.log.ensure(&rig.topics.shapes()).await.expect("it is there again");
+    rig.accept().await;
+    let done = rig.ends().await;
+    assert_eq!((done.len(), &done[0]["counts"]["cancelled"]), (1, &json!(5)));
+    assert_eq!(rig.items().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_their_cursor_batches_send_again_what_was_out() {
+    let rig = Rig::new().await;
+    rig.command("StartProcessing", json!({"count": 5, "window": 3, "template": {}})).await;
+    rig.resequencing(rig.has_items(3)).await;
+    rig.log.recreate(&rig.topics.cursors_resequence);
+    rig.log.recreate(&rig.topics.input);
+    rig.resequencing(async {
+        tokio::time::sleep(2 * SESSION_TIMEOUT).await;
+        rig.accept().await;
+        rig.has_items(3).await;
+    })
+    .await;
+    let done = rig.ends().await;
+    assert_eq!((done.len(), &done[0]["counts"]["succeeded"]), (1, &json!(5)));
+    assert_eq!(rig.items().await, [(0, 1), (1, 1), (2, 1), (3, 0), (4, 0)]);
 }
 
 #[tokio::test(start_paused = true)]

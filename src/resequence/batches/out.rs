@@ -56,6 +56,10 @@ impl Out {
         !(self.changed.is_empty() && self.told.is_empty() && self.states.is_empty() && self.items.is_empty())
     }
 
+    pub(super) fn has_events(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// How many more items this commit takes.
     pub(super) fn room(&self) -> usize {
         if self.items.size() >= MOST_BYTES { 0 } else { MOST_ITEMS.saturating_sub(self.items.len()) }
