@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod joined;
 mod listen;
+mod lost;
 pub mod operate;
 mod patience;
 pub mod readiness;
@@ -30,6 +31,7 @@ use tracing::info;
 
 pub use engine::{Engine, Finding};
 pub use error::Error;
+pub use lost::Lost;
 pub use role::{Role, Roles};
 pub use running::{RoleError, Running};
 

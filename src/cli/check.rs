@@ -133,9 +133,14 @@ impl Findings {
             self.warning("log.kafka", reason);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let look = async { Engine::open(config).await?.findings(&config.topics()).await };
-        let findings = match runtime.map(|runtime| runtime.block_on(look)) {
-            Ok(Ok(findings)) => findings,
+        let look = async {
+            let (engine, topics) = (Engine::open(config).await?, config.topics());
+            let findings = engine.findings(&topics).await?;
+            let lost = engine.lost(&topics, &findings).await;
+            Ok::<_, process::Error>((findings, lost))
+        };
+        let (findings, lost) = match runtime.map(|runtime| runtime.block_on(look)) {
+            Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 let reason = error.to_string();
                 // Where a property is wrong the engine names the key itself.
@@ -146,6 +151,9 @@ impl Findings {
         let missing = findings.iter().filter(|finding| finding.partitions.is_none()).count();
         if missing > 0 {
             self.error("log.kafka", format!("{missing} topics are missing; `seriatim topics apply` creates them"));
+        }
+        for (topic, lost) in lost {
+            self.warning("log.kafka", format!("topic {topic}: {}", lost.reason()));
         }
         self.topics(&findings);
     }

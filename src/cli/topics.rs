@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Exit;
 use crate::log::Cleanup;
 use crate::process::config::Config;
-use crate::process::{Engine, Finding};
+use crate::process::{Engine, Finding, Lost};
 use crate::topics::{Acl, Difference};
 
 /// Show the topics of the pipeline, or create those that are missing
@@ -19,7 +19,9 @@ Examples:
   seriatim topics plan --acls
   seriatim topics apply
 
-The embedded log belongs to one process: end `seriatim run` first.")]
+The embedded log belongs to one process: end `seriatim run` first.
+Exit code 4: the pipeline does not run on a topic as it is; of `plan` also: one was deleted or made
+anew under the pipeline.")]
 pub(super) struct Topics {
     #[command(subcommand)]
     action: Action,
@@ -59,7 +61,9 @@ impl Topics {
         } else {
             print!("{}", text(&lines));
         }
-        let differs = lines.iter().any(|line| line.state == State::Differs);
+        // Who has one made anew does so because it was deleted.
+        let is_lost = |line: &Line| line.lost.is_some() && matches!(self.action, Action::Plan { .. });
+        let differs = lines.iter().any(|line| line.state == State::Differs || is_lost(line));
         Ok(if differs { Exit::Conflict } else { Exit::Ok })
     }
 }
@@ -74,6 +78,8 @@ struct Line {
     /// How many partitions it has instead, where that is what differs.
     found: Option<u32>,
     differences: Vec<Difference>,
+    /// What became of the one that cursors count on.
+    lost: Option<Lost>,
     description: &'static str,
 }
 
@@ -111,9 +117,14 @@ async fn apply(config: &Config) -> anyhow::Result<Vec<Line>> {
 async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
     let topics = config.topics();
     // Opening a folder that is not there would make it, and a plan changes nothing.
-    let findings = match config.log.folder() {
-        Some(folder) if !folder.exists() => Vec::new(),
-        _ => Engine::open(config).await?.findings(&topics).await?,
+    let (findings, lost) = match config.log.folder() {
+        Some(folder) if !folder.exists() => Default::default(),
+        _ => {
+            let engine = Engine::open(config).await?;
+            let findings = engine.findings(&topics).await?;
+            let lost = engine.lost(&topics, &findings).await;
+            (findings, lost)
+        }
     };
     let mut findings = findings.into_iter();
     let mut lines = Vec::new();
@@ -126,6 +137,7 @@ async fn compare(config: &Config) -> anyhow::Result<Vec<Line>> {
         };
         let found = finding.as_ref().and_then(|finding| finding.partitions);
         lines.push(Line {
+            lost: lost.get(&topic).copied(),
             topic: topic.to_string(),
             partitions: wanted.partitions,
             cleanup: wanted.cleanup,
@@ -143,10 +155,13 @@ fn text(lines: &[Line]) -> String {
     let there = lines.iter().filter(|line| line.state != State::Missing);
     let shared = shared(there.map(|line| line.differences.as_slice()));
     let mut text = String::new();
-    for Line { topic, partitions, cleanup, state, differences, description, .. } in lines {
+    for Line { topic, partitions, cleanup, state, differences, lost, description, .. } in lines {
         let (state, cleanup) = (format!("{state:?}").to_lowercase(), format!("{cleanup:?}").to_lowercase());
         writeln!(text, "{topic:width$}  {partitions:>3}  {cleanup:7}  {state:7}  {description}")
             .expect("a String takes everything");
+        if let Some(lost) = lost {
+            writeln!(text, "{:width$}  lost: {}", "", lost.reason()).expect("a String takes everything");
+        }
         for difference in differences.iter().filter(|difference| !shared.contains(difference)) {
             tell(&mut text, width, "", difference);
         }

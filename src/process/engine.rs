@@ -1,13 +1,14 @@
 //! Which log a process stands on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Error;
 use super::config::{Config, Properties, Size};
+use super::lost::{Lost, lost};
 use crate::log::embedded::{self, Embedded};
 use crate::log::kafka::{Creation, Inspected, Kafka, Options};
-use crate::log::{self, Log};
+use crate::log::{self, Log, Topic};
 use crate::topics::{Difference, Found, Keeping, Topics, Wanted, differences};
 
 /// An open log.
@@ -152,7 +153,7 @@ impl Engine {
                     let differs = found.as_ref().filter(|found| **found != shape);
                     let differences = differs.map(|found| in_folder(found, &shape)).into_iter().collect();
                     let partitions = found.as_ref().map(|found| found.partitions);
-                    let settings = std::collections::BTreeMap::new();
+                    let settings = BTreeMap::new();
                     let wanted = Wanted { topic, shape, follows: description.partitions, settings };
                     findings.push(Finding { wanted, partitions, differences });
                 }
@@ -167,6 +168,14 @@ impl Engine {
             }
         }
         Ok(findings)
+    }
+
+    /// The topics that were deleted under the pipeline, as far as its cursors tell, which are waited for
+    /// [`crate::observe::PATIENCE`] at most, each. `findings` are those of now.
+    pub async fn lost(&self, topics: &Topics, findings: &[Finding]) -> BTreeMap<Topic, Lost> {
+        let missing = findings.iter().filter(|finding| finding.partitions.is_none());
+        let missing: BTreeSet<&Topic> = missing.map(|finding| &finding.wanted.topic).collect();
+        lost(&*self.log(), topics, |topic| missing.contains(topic)).await
     }
 }
 

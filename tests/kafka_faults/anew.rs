@@ -62,6 +62,32 @@ fn f31_an_idle_owner_notices_that_an_output_was_made_anew_and_goes_on_when_told(
 }
 
 #[test]
+fn f31_plan_and_apply_tell_that_an_input_which_cursors_count_on_was_deleted() {
+    let rig = Rig::new(&[]);
+    let _work = rig.run("work", "work");
+    let owner = rig.run("owner", "resequence");
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 50);
+    checker.more(50);
+    let told = |verb: &str, is: Option<i32>, words: &[&str]| {
+        let (code, text) = rig.verb(&["topics", verb], &[]);
+        assert_eq!(code, is, "{text}");
+        let lost = text.lines().filter(|line| line.contains("lost: ")).collect::<Vec<_>>();
+        assert!(lost.len() == words.len() && lost.iter().zip(words).all(|(line, word)| line.contains(word)), "{text}");
+    };
+    told("plan", Some(0), &[]);
+    rig.delete("input");
+    told("plan", Some(4), &["deleted, though cursors count on it"]);
+    told("apply", Some(0), &["deleted and made anew under the pipeline"]);
+    told("plan", Some(4), &["deleted and made anew under the pipeline"]);
+    let (_, text) = rig.verb(&["check"], &[]);
+    assert!(text.contains("warning: log.kafka: topic t.input: deleted and made anew"), "{text}");
+    owner.says("the lane stands still");
+    (0..LANES).for_each(|lane| accept(&rig, &owner, lane));
+    told("plan", Some(0), &[]);
+}
+
+#[test]
 fn f31_lanes_whose_input_was_made_anew_stand_still_although_it_has_outgrown_them() {
     let rig = Rig::new(&[]);
     let _work = rig.run("work", "work");
