@@ -411,6 +411,12 @@ pub fn retention_headroom_ratio() -> Gauge {
     families().retention_headroom_ratio.clone()
 }
 
+/// How many topics have another number of partitions than the configuration says.
+#[must_use]
+pub fn topics_otherwise() -> IntGauge {
+    families().topics_otherwise.clone()
+}
+
 /// Violations of an invariant, by its id.
 #[must_use]
 pub fn invariant_violations(id: &'static str) -> IntCounter {

@@ -8,6 +8,7 @@ pub mod config;
 mod engine;
 mod error;
 mod joined;
+pub mod layout;
 mod listen;
 mod lost;
 pub mod operate;
@@ -43,6 +44,7 @@ use crate::{deliver, ingress, resequence};
 use admin::{Admin, Guard, Refusal};
 use config::Config;
 use joined::Joined;
+use layout::Layout;
 use listen::Listeners;
 use operate::Operate;
 use readiness::{Latch, Readiness};
@@ -61,7 +63,8 @@ pub struct Process {
     engine: Engine,
     topics: Arc<Topics>,
     drain: Duration,
-    retention: AbortOnDropHandle<()>,
+    /// What belongs to no role: retention, and watching over the topics.
+    chores: AbortOnDropHandle<()>,
 }
 
 impl Process {
@@ -110,10 +113,12 @@ impl Process {
                 Role::Deliver => starting.deliver(pushed.clone()),
             }
         }
+        let layout = Layout::default();
         let operate = operate::router(Operate {
             log: engine.log(),
             topics: Topics::clone(&topics),
             options: wiring::resequence_options(config),
+            layout: layout.clone(),
         });
         let running = starting.running;
         let more = operate.merge(admin::verify::router(engine.log(), topics.clone()));
@@ -122,10 +127,13 @@ impl Process {
         info!(address = %admin.address, "the admin port listens");
         let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
         let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };
-        let retention = retention::run(engine.clone(), keep);
-        let retention = AbortOnDropHandle::new(tokio::spawn(retention));
+        let (retention, watch) =
+            (retention::run(engine.clone(), keep), layout::watch(engine.clone(), topics.clone(), layout));
+        let chores = AbortOnDropHandle::new(tokio::spawn(async {
+            tokio::join!(retention, watch);
+        }));
         let drain = config.process.drain.get();
-        Ok(Self { running, admin, readiness, data_address, tcp_addresses, engine, topics, drain, retention })
+        Ok(Self { running, admin, readiness, data_address, tcp_addresses, engine, topics, drain, chores })
     }
 
     /// Whether every role has joined its group since the start. Once true, it stays so.
@@ -178,9 +186,9 @@ impl Process {
     /// The first role's that failed on the way, else [`Error::DrainTimedOut`].
     pub async fn drain(self) -> Result<(), Error> {
         let drained = self.running.drain(self.drain).await;
-        self.retention.abort();
-        // It ends with its abortion; until it has, it holds the log.
-        let _ = self.retention.await;
+        self.chores.abort();
+        // They end with their abortion; until then they hold the log.
+        let _ = self.chores.await;
         drained
     }
 }

@@ -11,7 +11,7 @@ use std::iter;
 pub use acls::Acl;
 pub use description::{Description, Partitions, descriptions};
 pub(crate) use plan::BESIDE_THE_BODY;
-pub use plan::{Difference, Found, Keeping, Wanted, differences, max_message};
+pub use plan::{Difference, Found, Keeping, Wanted, differences, max_message, other_partitions};
 
 use crate::log::{Topic, TopicPartition, TopicShape, Written};
 use crate::record::Partition;

@@ -86,7 +86,11 @@ impl Lanes {
         match &self.verb {
             None | Some(Verb::Show { lane: None }) => {
                 let answer: Value = client.get("/v1/lanes").await?;
-                self.port.print(&answer, |answer| answer["lanes"].as_array().into_iter().flatten().map(show).collect())
+                self.port.print(&answer, |answer| {
+                    let topics = answer["topics"].as_array().into_iter().flatten();
+                    let topics = topics.map(|problem| format!("{}\n", problem.as_str().unwrap_or_default()));
+                    topics.chain(answer["lanes"].as_array().into_iter().flatten().map(show)).collect()
+                })
             }
             Some(Verb::Show { lane: Some(lane) }) => {
                 let answer: Value = client.get(&format!("/v1/lanes/{lane}")).await?;

@@ -109,7 +109,11 @@ async fn keep_existing(log: &dyn Log, topics: &mut Topics) -> anyhow::Result<()>
     };
     if shape.partitions != topics.lanes {
         let (found, wanted) = (shape.partitions, topics.lanes);
-        let reason = format!("the log has {found} lanes, log.partitions says {wanted}: put {found} back");
+        let reason = format!(
+            "the log has {found} lanes, log.partitions says {wanted}: put {found} back where it was changed; where \
+             somebody has added partitions to {}, `seriatim topics plan` says what to do",
+            topics.input
+        );
         return Err(Failure::new(Exit::BadConfig, reason).into());
     }
     for (name, topic) in topics.destinations.clone() {

@@ -138,6 +138,16 @@ impl Kafka {
         topics::inspect(&self.0.asker, topic).await
     }
 
+    /// How many partitions topics have, without those that do not exist or may not be looked at. One question,
+    /// however many they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where nobody answers.
+    pub async fn partitions(&self, topics: &[Topic]) -> Result<BTreeMap<Topic, u32>, Error> {
+        self.0.asker.partition_counts(topics).await
+    }
+
     /// Creates topics and waits, for 20 s at most, until they can be used. One that exists already
     /// stays as it is.
     ///

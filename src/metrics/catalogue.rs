@@ -117,6 +117,7 @@ pub(super) struct Families {
     pub(super) owner: Owner,
     pub(super) destination: Destination,
     pub(super) retention_headroom_ratio: Gauge,
+    pub(super) topics_otherwise: IntGauge,
     pub(super) invariant_violations: IntCounterVec,
 }
 
@@ -134,6 +135,10 @@ impl Families {
             retention_headroom_ratio: c.real_gauge(
                 "seriatim_retention_headroom_ratio",
                 "Share of the retention left before it would meet a cursor: 1 all, 0 none.",
+            ),
+            topics_otherwise: c.gauge(
+                "seriatim_topics_otherwise",
+                "Topics that have another number of partitions than the configuration says.",
             ),
             invariant_violations: c.counters(
                 "seriatim_invariant_violations_total",

@@ -9,7 +9,7 @@ use super::lost::{Lost, lost};
 use crate::log::embedded::{self, Embedded};
 use crate::log::kafka::{Creation, Inspected, Kafka, Options};
 use crate::log::{self, Log, Topic};
-use crate::topics::{Difference, Found, Keeping, Topics, Wanted, differences};
+use crate::topics::{Description, Difference, Found, Keeping, Topics, Wanted, differences, other_partitions};
 
 /// An open log.
 #[derive(Debug, Clone)]
@@ -168,6 +168,25 @@ impl Engine {
             }
         }
         Ok(findings)
+    }
+
+    /// The topics that have another number of partitions now than they have to have: how many, and what to do. One
+    /// question to the log; nothing of a folder, whose topics nobody else changes, nor of topics that are missing.
+    ///
+    /// # Errors
+    ///
+    /// Where the log does not answer.
+    pub async fn other_partitions(&self, topics: &Topics) -> Result<BTreeMap<Topic, String>, Error> {
+        let Kind::Kafka { log, .. } = &self.0 else { return Ok(BTreeMap::new()) };
+        let wanted: Vec<_> = topics.shapes().into_iter().zip(topics.all()).collect();
+        let names: Vec<Topic> = wanted.iter().map(|((topic, _), _)| topic.clone()).collect();
+        let found = log.partitions(&names).await?;
+        let other =
+            |((topic, wanted), (_, _, description)): ((Topic, log::TopicShape), (String, &Topic, &Description))| {
+                let found = found.get(&topic).copied().filter(|found| *found != wanted.partitions)?;
+                Some((topic, other_partitions(description.partitions, wanted.partitions, found)))
+            };
+        Ok(wanted.into_iter().filter_map(other).collect())
     }
 
     /// The topics that were deleted under the pipeline, as far as its cursors tell, which are waited for

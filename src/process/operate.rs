@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 
+use super::layout::Layout;
 use crate::log::{self, Log};
 use crate::observe::live::{self, Live};
 use crate::record::Partition;
@@ -36,6 +37,8 @@ pub struct Operate {
     pub topics: Topics,
     /// How its lanes are ordered.
     pub options: resequence::Options,
+    /// What is wrong with the topics' partitions.
+    pub layout: Layout,
 }
 
 impl std::fmt::Debug for Operate {
@@ -59,8 +62,7 @@ pub fn router(operate: Operate) -> Router {
 impl Operate {
     async fn look(&self, lane: Partition) -> Result<Looked, Refusal> {
         if lane.0 >= self.topics.lanes {
-            let lanes = self.topics.lanes;
-            return Err(Refusal::not_found(format!("there is no lane {lane}; there are {lanes}, numbered from 0")));
+            return Err(self.no_lane(&lane.to_string(), "numbered from 0"));
         }
         match live::lane(&*self.log, &self.topics, &self.options, lane).await? {
             Some(live) => Ok(Looked::Live(Box::new(live))),
@@ -72,6 +74,12 @@ impl Operate {
                 }
             },
         }
+    }
+
+    /// Somebody who adds partitions to the input may take them for lanes.
+    fn no_lane(&self, of: &str, hint: &str) -> Refusal {
+        let more: String = self.layout.problems().iter().map(|problem| format!("; {problem}")).collect();
+        Refusal::not_found(format!("there is no lane {of}; there are {}, {hint}{more}", self.topics.lanes))
     }
 
     /// A lane that has its cursor.

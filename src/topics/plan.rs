@@ -108,13 +108,7 @@ pub fn differences(wanted: &Wanted, found: &Found) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut refuse = |reason: String| differences.push(Difference { refused: true, reason });
     if found.partitions != wanted.shape.partitions {
-        refuse(format!(
-            "it has {} partitions, not {}: the number is fixed at creation, because {}; \
-             keep the old number in the configuration, or drain and go on under a new name",
-            found.partitions,
-            wanted.shape.partitions,
-            why_fixed(wanted.follows),
-        ));
+        refuse(other_partitions(wanted.follows, wanted.shape.partitions, found.partitions));
     }
     cleanup(wanted, found, &mut refuse);
     let least = number(&wanted.settings, "max.message.bytes").unwrap_or(0);
@@ -144,6 +138,27 @@ pub fn differences(wanted: &Wanted, found: &Found) -> Vec<Difference> {
     }
     differences.sort_by_key(|difference| !difference.refused);
     differences
+}
+
+/// What to say of a topic with another number of partitions than it has to have.
+#[must_use]
+pub fn other_partitions(follows: Partitions, wanted: u32, found: u32) -> String {
+    let why = why_fixed(follows);
+    let what = format!("it has {found} partitions, not {wanted}: the number is fixed at creation, because {why}");
+    if found < wanted {
+        return format!("{what}; keep the old number in the configuration, or drain and go on under a new name");
+    }
+    let or = match follows {
+        Partitions::Lanes => {
+            format!(", or give each topic of lanes {found} and set log.partitions, at the price of those keys' order")
+        }
+        Partitions::Control | Partitions::Work => String::new(),
+    };
+    format!(
+        "{what}; put {found} back where the configuration was changed; partitions that were added to the topic cannot \
+         be taken away, and what is in them is not read: drain the processes that still run and go on under a new \
+         name{or}"
+    )
 }
 
 /// What would go wrong with another number of partitions.
@@ -250,6 +265,9 @@ mod tests {
         let found = Found { partitions: 3, ..right(&wanted) };
         assert!(differences(&wanted, &found)[0].reason.starts_with("it has 3 partitions, not 2"));
         assert!(differences(&wanted, &found)[0].reason.contains("keys would change lanes"));
+        assert!(differences(&wanted, &found)[0].reason.contains("cannot be taken away"));
+        let found = Found { partitions: 1, ..right(&wanted) };
+        assert!(differences(&wanted, &found)[0].reason.contains("keep the old number"));
         let control = self::wanted("t.control");
         let found = Found { partitions: 2, ..right(&control) };
         assert!(differences(&control, &found)[0].reason.contains("lanes would change owners"));

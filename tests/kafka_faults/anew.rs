@@ -15,7 +15,7 @@ use seriatim::takeover::{cursor_append, last_cursor};
 use crate::LONGER_THAN_A_SESSION;
 use crate::checker::{Checker, RECOVERY};
 use crate::feed;
-use crate::rig::{LANES, Process, Rig, wait_for};
+use crate::rig::{LANES, Process, Rig, call, wait_for};
 
 #[test]
 fn f31_lanes_whose_output_was_made_anew_stand_still() {
@@ -59,6 +59,51 @@ fn f31_an_idle_owner_notices_that_an_output_was_made_anew_and_goes_on_when_told(
     feed::write(&rig, 100);
     checker.until(200);
     (0..LANES).for_each(|lane| assert_eq!(checker.sources(lane), (50..150).collect::<Vec<_>>()));
+}
+
+#[test]
+fn f31_partitions_that_are_added_to_the_input_are_told_while_the_lanes_go_on() {
+    let rig = Rig::new(&[]);
+    let (work, owner) = (rig.run("work-0", "work"), rig.run("owner-0", "resequence"));
+    let checker = Checker::start(&rig);
+    feed::write(&rig, 50);
+    checker.more(50);
+    rig.grow("input", 3);
+    owner.says("it has 3 partitions, not 2");
+    work.says("it has 3 partitions, not 2");
+    feed::write_one(&rig, 2, "in no lane");
+    feed::write(&rig, 50);
+    checker.more(50);
+    let url = format!("http://{}", owner.address("the admin port"));
+    for question in [&["why"][..], &["lanes"], &["why", "2"], &["lanes", "show", "2"]] {
+        let (_, text) = rig.verb(&[question, &["--url", &url]].concat(), &[]);
+        assert!(text.contains("topic t.input: it has 3 partitions, not 2"), "{question:?}: {text}");
+        assert!(text.contains("cannot be taken away"), "{question:?}: {text}");
+    }
+    let (code, text) = rig.verb(&["verify"], &[]);
+    assert!(code == Some(64) && text.contains("`seriatim topics plan` says what to do"), "{text}");
+    work.terminate();
+    owner.terminate();
+    go_on_with_three_lanes(&rig);
+    assert_eq!(checker.count_after(Duration::from_secs(1)), 100, "nothing comes out again");
+}
+
+/// What is advised where the order of keys that change lanes does not matter.
+fn go_on_with_three_lanes(rig: &Rig) {
+    let others = ["results", "dead-letter", "ledger", "batches", "batch-items", "batch-state", "events", "output"];
+    others.iter().for_each(|topic| rig.grow(topic, 3));
+    let two = std::fs::read_to_string(rig.config("three", "work.builtin = \"echo\"\n")).expect("it was written");
+    let three = rig.write("three.toml", &two.replace("log.partitions = 2", "log.partitions = 3"));
+    let all = rig.run_by("three", "work,resequence", &three);
+    let url = format!("http://{}", all.address("the admin port"));
+    let has_left = || {
+        let (_, text) = call(&three, &["why", "2-0", "--url", &url], &[]);
+        text.contains("has left: to default as number 0").then_some(())
+    };
+    wait_for(RECOVERY, has_left, || all.said());
+    all.terminate();
+    let (code, text) = call(&three, &["verify"], &[]);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bootstrap::Bootstrap;
 use super::client::{Context, Properties};
 use super::errors::{Meaning, code, meaning, of_question};
-use super::native::{Consumer, Resource, may_write, settings, topic_ids};
+use super::native::{Consumer, Resource, may_write, partition_counts, settings, topic_ids};
 use super::seen::Seen;
 use crate::log::{Bounds, Cleanup, Error, Topic, TopicPartition, TopicShape};
 use crate::record::{Offset, Partition, TopicId, TopicIds};
@@ -156,6 +156,24 @@ impl Asker {
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
                 Some(other) => Err(judge(other)),
             }
+        })
+        .await
+    }
+
+    /// How many partitions topics have, without those that do not exist or that this process may not look at; in one
+    /// question.
+    pub(super) async fn partition_counts(&self, topics: &[Topic]) -> Result<BTreeMap<Topic, u32>, Error> {
+        let (client, topics) = (Arc::clone(&self.committed), topics.to_vec());
+        blocking(move || {
+            let Some(first) = topics.first() else { return Ok(BTreeMap::new()) };
+            let judge = |code| of_question(code, &first.partition(Partition(0)));
+            let names = names(&topics).map_err(|_| judge(Code::InvalidTopic))?;
+            let found = client.ask(|client| partition_counts(client, &names, ANSWER));
+            let found = found.inspect_err(|_| hear_of_another(&client.client, first)).map_err(judge)?;
+            let count = |(name, count): (String, Result<usize, Code>)| {
+                Some((Topic::from(name), u32::try_from(count.ok()?).unwrap_or(u32::MAX)))
+            };
+            Ok(found.into_iter().filter_map(count).collect())
         })
         .await
     }

@@ -21,7 +21,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka_sys as sys;
 
 pub(super) use self::apart::PartitionQueue;
-pub(super) use self::questions::{Resource, may_write, settings, topic_ids};
+pub(super) use self::questions::{Resource, may_write, partition_counts, settings, topic_ids};
 
 use super::client::Context;
 use crate::record::{HeaderWriter, RecordRef};

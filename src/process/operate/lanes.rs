@@ -20,7 +20,7 @@ pub(super) async fn all(State(operate): State<Operate>) -> Result<Json<Value>, R
             Err(refusal) => json!({"lane": lane, "problem": refusal.detail}),
         });
     }
-    Ok(Json(json!({"lanes": lanes})))
+    Ok(Json(json!({"lanes": lanes, "topics": operate.layout.problems()})))
 }
 
 pub(super) async fn one(State(operate): State<Operate>, Path(lane): Path<u32>) -> Result<Json<Value>, Refusal> {

@@ -69,9 +69,9 @@ impl Answer {
     }
 }
 
-/// What every lane waits for, and every destination that does not get what is there for it.
+/// What is wrong with topics, what every lane waits for, and every destination that does not get what is there for it.
 async fn everything(operate: &Operate) -> Vec<Answer> {
-    let mut answers = Vec::new();
+    let mut answers: Vec<_> = operate.layout.problems().into_iter().map(Answer::sentence).collect();
     for number in 0..operate.topics.lanes {
         answers.push(look(operate, number).await.unwrap_or_else(|refusal| Answer::sentence(refusal.detail)));
     }
@@ -89,9 +89,7 @@ async fn whichever(operate: &Operate, of: &str) -> Result<Vec<Answer>, Refusal> 
         return match u32::try_from(number) {
             Ok(lane) if lane < lanes => Ok(vec![look(operate, lane).await?]),
             _ if lanes == 1 => message(operate, Source { lane: Partition(0), offset: Offset(number) }).await,
-            _ => Err(Refusal::not_found(format!(
-                "there is no lane {of}; there are {lanes}, numbered from 0; a message is LANE-OFFSET"
-            ))),
+            _ => Err(operate.no_lane(of, "numbered from 0; a message is LANE-OFFSET")),
         };
     }
     if let Some(source) = Source::from_id(of) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -140,6 +140,18 @@ impl Rig {
             self.admin().delete_records(&below, &AdminOptions::new()).await.expect("the brokers are there");
         };
         block_on(delete);
+    }
+
+    /// Adds partitions to a topic, up to so many.
+    pub(crate) fn grow(&self, topic: &str, partitions: usize) {
+        let topic = self.topic(topic);
+        let more = NewPartitions::new(&topic, partitions);
+        let add = async {
+            let added =
+                self.admin().create_partitions(&[more], &AdminOptions::new()).await.expect("the brokers answer");
+            added.into_iter().for_each(|added| drop(added.expect("there are fewer")));
+        };
+        block_on(add);
     }
 
     /// Has a topic refuse larger batches of records.

@@ -92,6 +92,20 @@ pub(in super::super) fn topic_ids(
     })
 }
 
+/// How many partitions topics have. Blocks as [`topic_ids`] does.
+pub(in super::super) fn partition_counts(
+    client: &impl Client,
+    topics: &[CString],
+    patience: Duration,
+) -> Result<Vec<Named<usize>>, Code> {
+    describe(client, topics, patience, false, |topic| {
+        let mut count = 0;
+        // SAFETY: the topic is one of an answer that lives; of its partitions nothing but the number is looked at.
+        unsafe { sys::rd_kafka_TopicDescription_partitions(topic, &raw mut count) };
+        Ok(count)
+    })
+}
+
 /// Whether this client may write to topics. Blocks as [`topic_ids`] does.
 pub(in super::super) fn may_write(
     client: &impl Client,
