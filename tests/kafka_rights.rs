@@ -37,9 +37,10 @@ impl Confined {
         self.acls.lines().filter(|line| roles.iter().any(|role| line.starts_with(role))).collect()
     }
 
-    fn grant(&self, lines: &[&str]) {
+    /// `grant` or `revoke`.
+    fn order(&self, command: &str, lines: &[&str]) {
         let file = self.rig.write("rights", &lines.join("\n"));
-        self.rig.cluster.order("grant", file.to_str().expect("temporary folders are text"));
+        self.rig.cluster.order(command, file.to_str().expect("temporary folders are text"));
     }
 
     /// What was granted takes its time to come to all brokers.
@@ -78,13 +79,13 @@ fn f31_topics_that_the_rights_which_are_listed_suffice_for_are_as_safe_as_any() 
     let confined = Confined::start("3");
     let all = confined.lines(&["topics apply"]);
     let (of_cluster, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|line| line.contains("kafka-cluster"));
-    confined.grant(&others);
+    confined.order("grant", &others);
     let text = confined.until(&["topics", "apply"], |_, text| text.contains("DescribeConfigs"));
     assert!(text.contains("DescribeConfigs on the cluster") && text.contains("topics plan --acls"), "{text}");
     let (_, text) = confined.rig.verb(&["topics", "plan"], &[]);
     assert!(text.contains(" missing: "), "none was created without it: {text}");
 
-    confined.grant(&of_cluster);
+    confined.order("grant", &of_cluster);
     let text = confined.until(&["topics", "apply"], |code, _| code == Some(0));
     assert!(!text.contains("min.insync.replicas"), "{text}");
     let (code, text) = confined.rig.verb(&["topics", "plan"], &[]);
@@ -97,7 +98,7 @@ fn f31_settings_that_may_not_be_looked_at_are_not_taken_for_right() {
     confined.rig.create_topics();
     let all = confined.lines(ROLES);
     let fewer: Vec<_> = all.iter().map(|line| line.replace(", DescribeConfigs", "")).collect();
-    confined.grant(&fewer.iter().map(String::as_str).collect::<Vec<_>>());
+    confined.order("grant", &fewer.iter().map(String::as_str).collect::<Vec<_>>());
     let is_told = |text: &str| text.contains("t.input") && text.contains("DescribeConfigs on the topic");
     for verb in [&["topics", "plan"][..], &["check"]] {
         let text = confined.until(verb, |_, text| text.contains("DescribeConfigs"));
@@ -107,7 +108,7 @@ fn f31_settings_that_may_not_be_looked_at_are_not_taken_for_right() {
     let refused = confined.run("refused", "resequence");
     wait_for(PATIENCE, || is_told(&refused.said()).then_some(()), || refused.said());
 
-    confined.grant(&all);
+    confined.order("grant", &all);
     confined.until(&["check"], |code, _| code == Some(0));
     let process = confined.run("all", "ingress,work,resequence,deliver").ready();
     let port = process.address("the data port");
@@ -121,4 +122,11 @@ fn f31_settings_that_may_not_be_looked_at_are_not_taken_for_right() {
         (text.matches("everything that came in has left").count() == 2).then_some(())
     };
     wait_for(PATIENCE, have_left, || process.said());
+
+    // Whoever creates topics may read what cursors count on, without the roles' rights.
+    process.terminate();
+    confined.order("revoke", &all);
+    confined.order("grant", &confined.lines(&["topics apply"]));
+    confined.rig.delete("input");
+    confined.until(&["topics", "plan"], |code, text| code == Some(4) && text.contains("cursors count on it"));
 }
