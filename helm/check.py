@@ -37,6 +37,8 @@ REFUSED = [
     (["--set", "env[0].name=SERIATIM_ADMIN__LISTEN,env[0].value=x"], "env"),
     (["--set", "roles.work.pdb.maxUnavailable=0"], "maxUnavailable"),
     (["--set", "networkPolicy.enable=true"], "enable"),
+    (["--set", "service.tcp[0].name=admin,service.tcp[0].port=2575"], "name"),
+    (["--set", "service.tcp[0].name=hl7,service.tcp[0].port=0"], "port"),
 ]
 
 
@@ -118,7 +120,28 @@ def check_config(one, known):
     env = {variable["name"]: variable.get("value", "secret") for variable in container["env"]}
     volumes = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
     config = known[f"ConfigMap/{volumes['config']['configMap']['name']}"]["data"]["seriatim.toml"]
-    taken(name(one), container["args"], env, config)
+    dumped = taken(name(one), container["args"], env, config)
+    if one["kind"] == "Deployment" and container["args"][-1] == "ingress":
+        ports = {f"0.0.0.0:{port['containerPort']}" for port in container["ports"]}
+        addresses = {port["listen"] for port in dumped["ingress"].get("tcp", [])}
+        assert ports == addresses | {"0.0.0.0:8080", "0.0.0.0:8090"}, f"{ports} are not those of {addresses}"
+
+
+def check_ports(one, deployments):
+    """Ports of Services and network policies are named; whoever they select has to have that name."""
+    spec = one["spec"]
+    if one["kind"] == "Service":
+        selector, wanted = spec["selector"], {port["targetPort"] for port in spec["ports"]}
+    else:
+        selector = spec["podSelector"]["matchLabels"]
+        wanted = {port["port"] for rule in spec.get("ingress", []) for port in rule["ports"]}
+    for other in deployments:
+        template = other["spec"]["template"]
+        if selector.items() <= template["metadata"]["labels"].items():
+            named = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+            assert wanted <= named, f"{name(one)} wants {wanted - named} of {name(other)}"
+            if selector.get("app.kubernetes.io/component") == "ingress":
+                assert wanted == named - {"admin"}, f"{name(one)} leaves {named - wanted - {'admin'}} out"
 
 
 def check_compose():
@@ -149,6 +172,8 @@ def check(objects, values):
         if one["kind"] in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
             wanted = selector.get("matchLabels", selector).items()
             assert any(wanted <= labels.items() for labels in pods.values()), f"{name(one)} selects nothing"
+        if one["kind"] in ("Service", "NetworkPolicy"):
+            check_ports(one, deployments)
         if one["kind"] == "HorizontalPodAutoscaler":
             target = known[f"Deployment/{one['spec']['scaleTargetRef']['name']}"]
             assert "replicas" not in target["spec"], "the autoscaler's number would be overwritten"

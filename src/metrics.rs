@@ -13,6 +13,8 @@ mod openmetrics;
 
 use std::sync::LazyLock;
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 pub use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use crate::record::Partition;
@@ -405,7 +407,19 @@ pub fn ingress_refused(code: &'static str) -> IntCounter {
     families().ingress.refused.with_label_values(&[code])
 }
 
-/// How much of the retention is left before it would meet a cursor: 1 all, 0 none.
+/// The age of the oldest record that a lane or a destination of this process still waits for, in seconds; 0 where none
+/// does.
+#[must_use]
+pub fn oldest_needed_seconds() -> f64 {
+    let ages = [&families().lane.oldest_unreleased_seconds, &families().destination.oldest_seconds];
+    let families = ages.map(Collector::collect).into_iter().flatten();
+    let oldest = |family: MetricFamily| {
+        family.get_metric().iter().map(|metric| metric.get_gauge().get_value()).fold(0.0, f64::max)
+    };
+    families.map(oldest).fold(0.0, f64::max)
+}
+
+/// How much of the retention is left before it would meet a cursor of this process: 1 all, 0 none.
 #[must_use]
 pub fn retention_headroom_ratio() -> Gauge {
     families().retention_headroom_ratio.clone()
@@ -453,5 +467,19 @@ mod tests {
         forget_lane(number);
         assert!(!render().contains("seriatim_lane_lag_records{lane=\"4000000001\"}"));
         assert!(!render().contains("seriatim_lane_oldest_unreleased_seconds{lane=\"4000000001\"}"));
+    }
+
+    #[test]
+    fn the_oldest_that_is_needed_is_that_of_lanes_and_destinations() {
+        let number = Partition(4_000_000_002);
+        // Larger than what other tests may set meanwhile.
+        lane(number).oldest_unreleased_seconds.set(2e9);
+        assert!(oldest_needed_seconds() >= 2e9);
+        destination("pushed", number).oldest_seconds.set(3e9);
+        assert!(oldest_needed_seconds() >= 3e9);
+        forget_destination("pushed", number);
+        assert!(oldest_needed_seconds() < 3e9);
+        forget_lane(number);
+        assert!(oldest_needed_seconds() < 2e9);
     }
 }

@@ -23,10 +23,11 @@ pub mod telemetry;
 mod wiring;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
@@ -45,7 +46,7 @@ use admin::{Admin, Guard, Refusal};
 use config::Config;
 use joined::Joined;
 use layout::Layout;
-use listen::Listeners;
+use listen::{Bound, Listeners};
 use operate::Operate;
 use readiness::{Latch, Readiness};
 
@@ -70,7 +71,8 @@ pub struct Process {
 impl Process {
     /// Starts these roles with the worker that the configuration names. Returns once the ports are
     /// bound, the log is open and its topics are there; brokers that do not answer are waited for, 45 s and one
-    /// more question at most. The roles join their groups after that, and [`Process::is_ready`] tells when they have.
+    /// more question at most. Meanwhile the admin port tells so and the others refuse connections. The roles join
+    /// their groups after that, and [`Process::is_ready`] tells when they have.
     ///
     /// # Errors
     ///
@@ -93,15 +95,17 @@ impl Process {
         let (tls, tcp_ports) = (wiring::http_tls(config)?, wiring::tcp_ports(config)?);
         let pushed = wiring::pushed(config)?;
         let listeners = Listeners::bind(config, roles).await.map_err(|error| first_cause(config, error))?;
+        let (readiness, latch) = Readiness::new();
+        let admin = Admin::start(listeners.admin.into_std()?, readiness.clone(), Guard::new(token))?;
         let topics = Arc::new(config.topics());
         let engine = patience::ask(config, async || ready(config, &topics).await).await?;
 
-        let (readiness, latch) = Readiness::new();
         let mut starting = Starting { config, topics: &topics, engine: &engine, latch, running: Running::default() };
-        let tcp: Vec<_> = listeners.tcp.into_iter().zip(tcp_ports).collect();
+        let tcp: Vec<_> = listeners.tcp.into_iter().map(Bound::listen).collect::<Result<_, _>>()?;
+        let tcp: Vec<_> = tcp.into_iter().zip(tcp_ports).collect();
         let tcp_addresses = tcp.iter().map(|(listener, _)| listener.local_addr()).collect::<Result<_, _>>()?;
         let data_address = match listeners.ingress {
-            Some(listener) => Some(starting.ingress(listener, tls, tcp, ingress_options)?),
+            Some(bound) => Some(starting.ingress(bound.listen()?, tls, tcp, ingress_options)?),
             None => None,
         };
         for role in roles {
@@ -122,8 +126,8 @@ impl Process {
         });
         let running = starting.running;
         let more = operate.merge(admin::verify::router(engine.log(), topics.clone()));
-        let refusal = refusal(engine.clone(), roles);
-        let admin = Admin::start(listeners.admin, readiness.clone(), refusal, Guard::new(token), more)?;
+        admin.open(refusal(engine.clone(), roles), more);
+        // Told last: whoever has read it finds all ports served.
         info!(address = %admin.address, "the admin port listens");
         let outputs = pushed.keys().filter_map(|name| topics.destinations.get(name).cloned());
         let keep = retention::Keep { topics: topics.clone(), pushed: outputs.collect(), config: config.log.clone() };
@@ -234,11 +238,10 @@ impl Starting<'_> {
         options: ingress::Options,
     ) -> Result<SocketAddr, Error> {
         let address = http.local_addr()?;
-        let mut ports = ingress::Ports { http: tokio::net::TcpListener::from_std(http)?, tls, tcp: Vec::new() };
-        for (listener, options) in tcp {
+        for (listener, options) in &tcp {
             info!(address = %listener.local_addr()?, framing = ?options.framing, "a port for frames listens");
-            ports.tcp.push((tokio::net::TcpListener::from_std(listener)?, options));
         }
+        let ports = ingress::Ports { http, tls, tcp };
         let (log, topics) = (self.engine.log(), self.topics.clone());
         self.running.spawn(Role::Ingress, |drain| async move {
             let (service, driver) = ingress::Service::new(log, topics, options, drain);

@@ -181,10 +181,6 @@ fn errors_say_what_where_and_what_to_do() {
         ("work.deadline = '30s'", "config:1:6: work.deadline: 30s is not longer than work.timeout, which is 30s"),
         ("log.control_partitions = 2", "config:1:5: log.control_partitions: 2 is more than log.partitions, which is 1"),
         ("log.partitions = 5000", "config:1:5: log.partitions: 5000 lanes and 1 destinations do not fit"),
-        (
-            "log.kafka = { 'bootstrap.servers' = 'k:9092', 'transaction.timeout.ms' = 10001 }",
-            "log.kafka: transaction.timeout.ms is 10001, but it is how long a frozen process holds up readers",
-        ),
         ("log = { embedded = 'a', kafka = {} }", "config:1:25: log.kafka: log.embedded is given, too"),
         ("admin.listen = '127.0.0.1:8080'", "config:1:7: admin.listen: is the address of ingress.http, too"),
         ("order.memory = '1KiB'", "config:1:7: order.memory: 1KiB cannot hold one message"),
@@ -209,6 +205,25 @@ fn errors_say_what_where_and_what_to_do() {
 }
 
 #[test]
+fn errors_name_the_property_of_kafka_and_its_place() {
+    for (text, expected) in [
+        (
+            "log.kafka = { 'bootstrap.servers' = 'k:9092', 'transaction.timeout.ms' = 10001 }",
+            "config:1:47: log.kafka.transaction.timeout.ms: 10001 is too long, as it is how long a frozen process holds up",
+        ),
+        ("log.kafka = { 'bootstrap.servers' = 'k:9092', 'linger.ms' = 'abc' }", "config:1:47: log.kafka.linger.ms: "),
+        (
+            "[log.kafka]\n'bootstrap.servers' = 'k:9092'\n'no.such' = 1",
+            "config:3:1: log.kafka.no.such: librdkafka has no such property",
+        ),
+        ("log.kafka = {}", "config:1:5: log.kafka.bootstrap.servers: is missing"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(expected), "{text}\n  gave {error}\n  not  {expected}");
+    }
+}
+
+#[test]
 fn errors_name_the_variable_that_brought_the_value() {
     let error = |name, value| Config::parse("work.jq = '.'", [(name, value)]).expect_err(name).to_string();
     assert_eq!(
@@ -217,6 +232,16 @@ fn errors_name_the_variable_that_brought_the_value() {
     );
     assert!(error("SERIATIM_WORK__TIMEOUT", "soon").starts_with("SERIATIM_WORK__TIMEOUT: work.timeout: \"soon\""));
     assert!(error("SERIATIM_WORK__HTTP__URL", "http://a").starts_with("config:1:6: work.jq: http and jq are given"));
+    let brokers = "log.kafka = { 'bootstrap.servers' = 'k:9092' }";
+    for (variable, value) in [
+        ("SERIATIM_LOG__KAFKA__ACKS", "1"),
+        ("SERIATIM_LOG__KAFKA__TRANSACTION.TIMEOUT.MS", "60000"),
+        ("SERIATIM_LOG__KAFKA__TRANSACTION_TIMEOUT_MS", "60000"),
+        ("SERIATIM_LOG__KAFKA", "{ 'bootstrap.servers' = 'k:9092', acks = 1 }"),
+    ] {
+        let error = Config::parse(brokers, [(variable, value)]).expect_err(variable).to_string();
+        assert!(error.starts_with(&format!("{variable}: log.kafka.")), "{error}");
+    }
     assert!(
         error("SERIATIM_WORK__JQ__X", "1").contains("SERIATIM_WORK__JQ__X: work.jq.x: `jq` is a string and has no")
     );
@@ -260,6 +285,12 @@ fn the_dump_is_a_config_of_the_same_meaning_without_secrets() {
     assert!(dump.contains("k:9092") && dump.contains("http://***@worker/"), "{dump}");
     let again = parse(&dump).unwrap_or_else(|e| panic!("{e}\n{dump}"));
     assert_eq!(again.dump(), dump);
+
+    // What is no table is told without being repeated.
+    let broken = Config::parse("", [("SERIATIM_LOG__KAFKA", "{ 'sasl.password' = hush }")]).expect_err("it is a text");
+    assert!(
+        broken.to_string().contains("log.kafka: is a string: write a table") && !broken.to_string().contains("hush")
+    );
 
     let plain = parse("order.by = 'key'\nlog.retention = '1h 30m'\nlog.max_disk = '1234567890'").expect("it is right");
     assert_eq!(parse(&plain.dump()), Ok(plain), "where nothing is hidden, nothing is lost");

@@ -353,7 +353,7 @@ async fn properties_that_decide_what_is_promised_are_not_to_be_set() {
         ("enable.auto.commit", "true", "is set by Seriatim"),
         ("transactional.id", "mine", "is set by Seriatim"),
         ("group.instance.id", "me", "is set by Seriatim"),
-        ("bootstap.servers", "k:9092", "No such configuration property"),
+        ("bootstap.servers", "k:9092", "librdkafka has no such property"),
         ("linger.ms", "soon", "linger.ms"),
     ] {
         let Err(Error::Damaged(reason)) = with(name, value) else { panic!("{name} is taken") };

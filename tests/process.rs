@@ -245,3 +245,43 @@ async fn a_replacement_is_refused_before_it_is_written_where_it_cannot_be_sent()
     };
     tokio::time::timeout(Duration::from_secs(30), sent).await.expect("it leaves instead of a result");
 }
+
+/// A port that is free, and was just now another's.
+fn free_port() -> u16 {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("there are free ports");
+    taken.local_addr().expect("it is bound").port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_broker_answers_it_lives_says_so_and_takes_nothing_in() {
+    let (admin, data, frames, broker) = (free_port(), free_port(), free_port(), free_port());
+    let config = format!(
+        "log.kafka = {{ 'bootstrap.servers' = '127.0.0.1:{broker}' }}\nadmin.listen = '127.0.0.1:{admin}'\n\
+         ingress.http = '127.0.0.1:{data}'\nwork.builtin = 'echo'\n\
+         ingress.tcp = [{{ listen = '127.0.0.1:{frames}', framing = 'newline' }}]"
+    );
+    let config = Config::parse(&config, []).expect("it is right");
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    // Longer than the start asks for; what is looked at takes milliseconds once the port listens.
+    let looked = async {
+        while tokio::net::TcpStream::connect(address(admin)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let get = async |path| ask(address(admin), "GET", path, "", "").await;
+        assert!(get("/livez").await.starts_with("HTTP/1.1 200"));
+        let ready = get("/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("waiting for the log"), "{ready}");
+        assert!(get("/metrics").await.starts_with("HTTP/1.1 200"));
+        assert!(get("/v1/lanes").await.starts_with("HTTP/1.1 503"));
+        for port in [data, frames] {
+            let refused = tokio::net::TcpStream::connect(address(port)).await.expect_err("nothing is taken in");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    };
+    let roles = roles(&config);
+    tokio::select! {
+        biased;
+        () = looked => {}
+        started = Process::start(&config, &roles) => panic!("it should still wait: {started:?}"),
+    }
+}

@@ -150,3 +150,42 @@ fn a_log_that_the_configuration_does_not_fit_ends_with_64() {
         }
     }
 }
+
+#[test]
+fn wrong_properties_of_kafka_end_with_64_without_a_broker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let with = |more: &str| format!("{{ \"bootstrap.servers\" = \"127.0.0.1:1\", {more} }}");
+    for (more, expected) in [
+        ("\"no.such\" = 1", "seriatim: SERIATIM_LOG__KAFKA: log.kafka.no.such: librdkafka has no such property"),
+        ("\"linger.ms\" = \"abc\"", "seriatim: SERIATIM_LOG__KAFKA: log.kafka.linger.ms: "),
+        ("\"delivery.timeout.ms\" = 60000", "seriatim: log.kafka: "),
+    ] {
+        let given = with(more);
+        let env = [FREE_PORTS[0], FREE_PORTS[1], ("SERIATIM_LOG__KAFKA", &given)];
+        let ended = output(folder.path(), &["run"], &env);
+        let said = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(64), "{more}: {said}");
+        assert!(said.contains(expected), "{more}: {said}");
+    }
+}
+
+#[test]
+fn the_example_with_a_password_is_taken_as_printed() {
+    const PAGE: &str = include_str!("../docs/kafka.md");
+    let folder = tempfile::tempdir().expect("a folder");
+    let example = PAGE.split("```toml\n").find(|part| part.contains("sasl.username")).expect("there is one");
+    let (example, after) = example.split_once("```").expect("it ends");
+    std::fs::write(folder.path().join("seriatim.toml"), example).expect("it can be written");
+    let (_, variable) = after.split_once("export ").expect("the page says how the password is given");
+    let (variable, _) = variable.split_once('=').expect("it has a value");
+    let env = [FREE_PORTS[0], FREE_PORTS[1], (variable, "hush")];
+    let checked = output(folder.path(), &["check"], &env);
+    let (said, told) = (text(&checked.stdout), text(&checked.stderr));
+    let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error")).collect();
+    // All that is wrong with it is that its brokers are an example's.
+    assert_eq!(errors, ["error: log.kafka: no Kafka broker answers; log.kafka says where they should be"], "{told}");
+    let dump = text(&output(folder.path(), &["check", "--dump"], &env).stdout);
+    assert!(dump.contains("SCRAM-SHA-256") && !dump.contains("hush"), "{dump}");
+    let without = output(folder.path(), &["check"], &FREE_PORTS);
+    assert!(text(&without.stdout).contains("sasl.password"), "{}", text(&without.stdout));
+}

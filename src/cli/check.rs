@@ -143,7 +143,7 @@ impl Findings {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 let reason = error.to_string();
-                // Where a property is wrong the engine names the key itself.
+                // Where properties contradict each other the engine names the key itself.
                 return self.error("log.kafka", reason.strip_prefix("log.kafka: ").unwrap_or(&reason));
             }
             Err(error) => return self.error("log.kafka", format!("cannot look: {error}")),
@@ -394,12 +394,13 @@ mod tests {
 
     #[test]
     fn properties_of_kafka_are_judged_and_named_once() {
-        let toml = "log.kafka = { 'bootstrap.servers' = '127.0.0.1:1', 'session.timeout.ms' = 9000, acksy = 1 }";
+        let toml = "log.kafka = { 'bootstrap.servers' = '127.0.0.1:1', 'session.timeout.ms' = 9000, \
+                    'delivery.timeout.ms' = 9000, 'transaction.timeout.ms' = 5000 }";
         let mut findings = Findings::default();
-        findings.kafka(&Config::parse(toml, []).expect("it is for librdkafka to know its properties"));
+        findings.kafka(&Config::parse(toml, []).expect("each by itself is right"));
         let text = text(&findings.0);
         assert!(text.starts_with("warning: log.kafka: session.timeout.ms is 9000, not 6000"), "{text}");
-        assert!(text.contains("error: log.kafka: acksy: "), "{text}");
+        assert!(text.contains("error: log.kafka: ") && text.contains("transaction.timeout.ms"), "{text}");
     }
 
     #[test]

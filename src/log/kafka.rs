@@ -23,6 +23,7 @@ mod client;
 mod errors;
 mod feed;
 mod fetcher;
+mod lines;
 mod member;
 mod native;
 mod reader;
@@ -44,7 +45,7 @@ use futures::future::BoxFuture;
 pub use self::topics::{Creation, Inspected};
 
 use self::append::Appender;
-use self::asker::Asker;
+use self::asker::{Asker, blocking};
 use self::client::Properties;
 use self::fetcher::Fetchers;
 use self::reader::KafkaReader;
@@ -58,6 +59,9 @@ const OWN_ASSIGNOR: &str = "cooperative-sticky";
 
 /// That of groups which clients in other languages join, who have this one, too.
 const COMMON_ASSIGNOR: &str = "roundrobin";
+
+/// The property that says where to find the first broker.
+const SERVERS: &str = "bootstrap.servers";
 
 /// How to come to the cluster.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +89,7 @@ struct Shared {
 
 impl fmt::Debug for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let servers = self.0.properties.0.get("bootstrap.servers").map_or("", String::as_str);
+        let servers = self.0.properties.0.get(SERVERS).map_or("", String::as_str);
         write!(f, "Kafka({servers})")
     }
 }
@@ -95,10 +99,13 @@ impl Kafka {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] naming the property, where one is unknown, wrong or not to be set;
-    /// [`Error::Unavailable`] where no broker answers.
+    /// [`Error::Damaged`] naming the property, where one is unknown, wrong, not to be set or contradicts another, which
+    /// is told before any broker is asked; [`Error::Unavailable`] where no broker answers.
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let log = Self::new(options)?;
+        let properties = log.0.properties.clone();
+        // Those that ask take other ones than those that read, join and write, which are made much later.
+        blocking(move || properties.agree()).await?;
         if let Some(reason) = advice(&log.0.properties.0) {
             tracing::warn!("log.kafka: {reason}");
         }
@@ -114,8 +121,8 @@ impl Kafka {
     ///
     /// As [`Kafka::connect`], for properties.
     pub fn new(options: Options) -> Result<Self, Error> {
-        if let Some(reason) = refusal(&options.properties) {
-            return Err(Error::Damaged(format!("log.kafka: {reason}")));
+        if let Some(Refusal { property, reason }) = refusals(&options.properties).first() {
+            return Err(Error::Damaged(format!("log.kafka.{property}: {reason}")));
         }
         let properties = Properties(options.properties);
         let seen = Arc::new(Seen::default());
@@ -171,21 +178,24 @@ impl Kafka {
     }
 }
 
-/// The property that a configuration may not set, or has to, and why; `None` where all is well as
-/// far as can be told without making a client.
+/// A property that a configuration may not set as it does, or has to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name.
+    pub property: String,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+/// All that is wrong with single properties, in the order of their names: unknown, of a value that librdkafka does not
+/// take, not to be set, or missing. What they have to agree on among each other is not looked at. Makes no client.
 #[must_use]
-pub fn refusal(properties: &BTreeMap<String, String>) -> Option<String> {
-    if let Some(fixed) = properties.keys().find(|key| client::FIXED.contains(&key.as_str())) {
-        return Some(format!("{fixed} decides what is promised and is set by Seriatim: remove it"));
-    }
-    if let Some(given) = properties.get("transaction.timeout.ms").filter(|given| !client::is_short(given)) {
-        return Some(format!(
-            "transaction.timeout.ms is {given}, but it is how long a frozen process holds up readers: give {} at most",
-            client::LONGEST_TRANSACTION
-        ));
-    }
-    let missing = !properties.contains_key("bootstrap.servers");
-    missing.then(|| "bootstrap.servers is missing: give the brokers' addresses, separated by commas".to_owned())
+pub fn refusals(properties: &BTreeMap<String, String>) -> Vec<Refusal> {
+    let refusal = |property: &str, reason| Refusal { property: property.to_owned(), reason };
+    let given = properties.iter().filter_map(|(key, value)| Some(refusal(key, client::objection(key, value)?)));
+    let missing = (!properties.contains_key(SERVERS))
+        .then(|| refusal(SERVERS, "is missing: give the brokers' addresses, separated by commas".to_owned()));
+    given.chain(missing).collect()
 }
 
 /// What a configuration may say, and somebody should know the consequence of; `None` where there is none.

@@ -134,7 +134,8 @@ impl Families {
             destination: Destination::register(c),
             retention_headroom_ratio: c.real_gauge(
                 "seriatim_retention_headroom_ratio",
-                "Share of the retention left before it would meet a cursor: 1 all, 0 none.",
+                "Share of `log.retention` left to the oldest record that this process still has to release or deliver, or of \
+                 `log.max_disk`, whichever is less: 1 all, 0 none.",
             ),
             topics_otherwise: c.gauge(
                 "seriatim_topics_otherwise",

@@ -6,15 +6,17 @@ mod page;
 pub mod verify;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use axum::Router;
-use axum::http::{StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 pub use guard::Guard;
 
@@ -25,32 +27,33 @@ use crate::metrics;
 /// on the admin port's own thread.
 pub type Refusal = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
+/// What stands on the log, and so comes after the port.
+struct Opened {
+    refusal: Refusal,
+    more: Router,
+}
+
 /// A running admin server. Dropping it ends it.
-#[derive(Debug)]
 pub struct Admin {
     /// Where it listens.
     pub address: SocketAddr,
+    opened: Arc<OnceLock<Opened>>,
     end: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
-    /// Serves health, metrics and what `more` adds on the listener, until it is dropped.
+    /// Serves health and metrics on the listener, until it is dropped. The process is not ready, and waits for its log,
+    /// until [`Admin::open`].
     ///
     /// # Errors
     ///
     /// Where the system gives no thread or no runtime.
-    pub fn start(
-        listener: TcpListener,
-        readiness: Readiness,
-        refusal: Refusal,
-        guard: Guard,
-        more: Router,
-    ) -> std::io::Result<Self> {
+    pub fn start(listener: TcpListener, readiness: Readiness, guard: Guard) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let end = CancellationToken::new();
-        let app = router(readiness, refusal, guard, more).into_make_service_with_connect_info::<SocketAddr>();
+        let (end, opened) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        let app = router(readiness, opened.clone(), guard).into_make_service_with_connect_info::<SocketAddr>();
         let ended = end.clone();
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -67,7 +70,18 @@ impl Admin {
             // What a handler has started and left behind must not hold the end up.
             runtime.shutdown_background();
         })?;
-        Ok(Self { address, end, thread: Some(thread) })
+        Ok(Self { address, opened, end, thread: Some(thread) })
+    }
+
+    /// Serves what `more` adds, too, now that the log is open. To be called once; later calls change nothing.
+    pub fn open(&self, refusal: Refusal, more: Router) {
+        let _ = self.opened.set(Opened { refusal, more: more.fallback(not_found) });
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -81,13 +95,22 @@ impl Drop for Admin {
     }
 }
 
-fn router(readiness: Readiness, refusal: Refusal, guard: Guard, more: Router) -> Router {
+fn router(readiness: Readiness, opened: Arc<OnceLock<Opened>>, guard: Guard) -> Router {
+    let later = opened.clone();
     let ready = move || async move {
-        let waits_for = if readiness.is_ready() { refusal() } else { Some("starting".to_owned()) };
+        let waits_for = match opened.get() {
+            None => Some(WAITING.to_owned()),
+            Some(_) if !readiness.is_ready() => Some("starting".to_owned()),
+            Some(opened) => (opened.refusal)(),
+        };
         match waits_for {
             None => (StatusCode::OK, "ready\n".to_owned()),
             Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         }
+    };
+    let more = async move |request: Request| match later.get() {
+        Some(Opened { more, .. }) => more.clone().oneshot(request).await.into_response(),
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, WAITING),
     };
     let metrics = || async { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render()).into_response() };
     Router::new()
@@ -95,18 +118,23 @@ fn router(readiness: Readiness, refusal: Refusal, guard: Guard, more: Router) ->
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .merge(more)
-        .fallback(not_found)
+        .fallback(more)
         .layer(axum::middleware::from_fn_with_state(guard, guard::check))
 }
 
+/// Why nothing can be asked for or done yet.
+const WAITING: &str = "waiting for the log";
+
 /// Whoever asks here for messages or outputs has taken one port for the other.
-async fn not_found(uri: Uri) -> impl IntoResponse {
-    let status = StatusCode::NOT_FOUND;
+async fn not_found(request: Request) -> Response {
     let what = "this is the admin port; messages, outputs and uploads are at the data port, ingress.http";
-    let detail = format!("there is no {}: {what}", uri.path());
-    let body = json!({"type": "about:blank", "title": "Not Found", "status": status.as_u16(), "detail": detail});
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string())
+    problem(StatusCode::NOT_FOUND, &format!("there is no {}: {what}", request.uri().path()))
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -139,7 +167,13 @@ mod tests {
     fn app(token: Option<&str>) -> (Router, super::super::readiness::Latch) {
         let (readiness, latch) = Readiness::new();
         let more = Router::new().route("/v1/act", post(async || "done"));
-        (router(readiness, Arc::new(|| None), Guard::new(token.map(str::to_owned)), more), latch)
+        (router(readiness, opened(|| None, more), Guard::new(token.map(str::to_owned))), latch)
+    }
+
+    fn opened(refusal: impl Fn() -> Option<String> + Send + Sync + 'static, more: Router) -> Arc<OnceLock<Opened>> {
+        let opened = OnceLock::new();
+        assert!(opened.set(Opened { refusal: Arc::new(refusal), more: more.fallback(not_found) }).is_ok());
+        Arc::new(opened)
     }
 
     const HERE: &str = "127.0.0.1:1234";
@@ -152,12 +186,23 @@ mod tests {
         let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let is_full = full.clone();
         let refusal = move || is_full.load(std::sync::atomic::Ordering::Relaxed).then(|| "disk nearly full".to_owned());
-        let router = router(readiness, Arc::new(refusal), Guard::new(None), Router::new());
+        let router = router(readiness, opened(refusal, Router::new()), Guard::new(None));
         let ready = || request("GET", "/readyz", HERE, &[]);
         let unready = (StatusCode::SERVICE_UNAVAILABLE, "disk nearly full\n".to_owned());
         assert_eq!(ask(&router, ready()).await, unready);
         full.store(false, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(ask(&router, ready()).await, (StatusCode::OK, "ready\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn without_a_log_it_lives_and_says_what_it_waits_for() {
+        let (readiness, _latch) = Readiness::new();
+        let router = router(readiness, Arc::default(), Guard::new(None));
+        let get = async |path| ask(&router, request("GET", path, HERE, &[])).await;
+        assert_eq!(get("/livez").await.0, StatusCode::OK);
+        assert_eq!(get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "waiting for the log\n".to_owned()));
+        let (status, text) = get("/v1/lanes").await;
+        assert!(status == StatusCode::SERVICE_UNAVAILABLE && text.contains("waiting for the log"), "{text}");
     }
 
     #[tokio::test]

@@ -53,7 +53,11 @@ impl Engine {
             (None, Some(Properties(properties))) => {
                 // Workers in other languages may join this one.
                 let shared_groups = BTreeSet::from([format!("{}.work", config.name)]);
-                let log = Kafka::connect(Options { properties: properties.clone(), shared_groups }).await?;
+                let options = Options { properties: properties.clone(), shared_groups };
+                let log = Kafka::connect(options).await.map_err(|error| match error {
+                    log::Error::Damaged(reason) => Error::Properties(reason),
+                    other => other.into(),
+                })?;
                 Ok(Self(Kind::Kafka { log, keeping: keeping(config) }))
             }
             (folder, _) => {

@@ -47,6 +47,9 @@ pub enum Error {
     /// The folder cannot be opened as a log.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Properties of `log.kafka` do not go together, or name what is not there.
+    #[error("{0}")]
+    Properties(String),
     /// A topic is there, and is not what the configuration wants it to be.
     #[error("topic {topic}: {reason}")]
     Topic {
@@ -96,7 +99,11 @@ impl Error {
     #[must_use]
     pub const fn is_of_configuration(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Worker(_) | Self::Destination { .. } | Self::Topic { .. } => true,
+            Self::File { .. }
+            | Self::Worker(_)
+            | Self::Destination { .. }
+            | Self::Properties(_)
+            | Self::Topic { .. } => true,
             Self::Open(error) => matches!(error, OpenError::Foreign { .. } | OpenError::File { .. }),
             _ => false,
         }

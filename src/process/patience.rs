@@ -10,8 +10,8 @@ use super::config::Config;
 use crate::log;
 
 /// How long a process that starts goes on asking Kafka. Of several brokers one may be dead or frozen, which the others
-/// notice after 9 s, and clients after the 10 s of their `socket.timeout.ms`. Less than the 60 s that the chart's probe
-/// gives a start, so that it ends with what it was told, and not with a kill.
+/// notice after 9 s, and clients after the 10 s of their `socket.timeout.ms`. The admin port answers meanwhile, so no
+/// probe ends it; after it the process ends by itself with what it was told, and supervisors count that.
 const WITHIN: Duration = Duration::from_secs(45);
 
 /// Between two questions. One that nobody answers takes its time by itself.

@@ -37,7 +37,7 @@ pub(super) async fn run(engine: Engine, keep: Keep) {
     let bytes = keep.config.retention_bytes.map(Size::get);
     let retention = Retention { age: Some(keep.config.retention.get()), bytes };
     loop {
-        metrics::retention_headroom_ratio().set(headroom(&engine, &keep));
+        metrics::retention_headroom_ratio().set(headroom(&engine, &keep.config));
         if let Some(log) = engine.embedded() {
             match once(log, &keep, retention).await {
                 Ok(0) => {}
@@ -117,12 +117,10 @@ fn done_when_written(keep: &Keep) -> Vec<(&Topic, u32)> {
     outputs.chain(others).chain([(&topics.work, topics.work_partitions)]).collect()
 }
 
-/// What is left of the retention before the oldest unreleased record has used it up, or of the
-/// disk that the log may take, whichever is less.
-fn headroom(engine: &Engine, keep: &Keep) -> f64 {
-    let Keep { topics, config, .. } = keep;
-    let oldest = (0..topics.lanes).map(|lane| metrics::lane(Partition(lane)).oldest_unreleased_seconds.get());
-    let age = 1.0 - oldest.fold(0.0, f64::max) / config.retention.get().as_secs_f64();
+/// What is left of the retention before the oldest record that this process has to release or deliver has used it up,
+/// or of the disk that the log may take, whichever is less.
+fn headroom(engine: &Engine, config: &config::Log) -> f64 {
+    let age = 1.0 - metrics::oldest_needed_seconds() / config.retention.get().as_secs_f64();
     #[allow(clippy::cast_precision_loss, reason = "a ratio to a few digits")]
     let used = |(log, max): (&Embedded, Size)| 1.0 - log.disk_space() as f64 / max.get() as f64;
     let disk = engine.embedded().zip(config.max_disk).map_or(1.0, used);

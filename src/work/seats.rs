@@ -24,6 +24,8 @@ const DAMAGED_PAUSE: Duration = Duration::from_secs(5);
 struct Seat {
     feed: Feed,
     phase: Phase,
+    /// Why it cannot be read on, as it was told last.
+    damage: Option<String>,
 }
 
 enum Phase {
@@ -62,7 +64,7 @@ impl Seats {
         let (kind, lane) =
             if is_lane { (Kind::Lane(LaneState::default()), Some(at.partition)) } else { (Kind::Work(None), None) };
         let feed = Feed::new(id, at, kind, stored);
-        self.seats.insert(id, Seat { feed, phase: Phase::NoCursor });
+        self.seats.insert(id, Seat { feed, phase: Phase::NoCursor, damage: None });
         match lane {
             None => self.open(id, Duration::ZERO),
             Some(lane) => {
@@ -268,7 +270,7 @@ impl Seats {
                 tracing::warn!(at = %seat.feed.at, %error, "cannot be opened yet");
                 self.open(id, PAUSE);
             }
-            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -278,6 +280,7 @@ impl Seats {
         let Some(seat) = self.seats.get_mut(&id) else { return Ok(()) };
         match fetched {
             Ok(fetched) => {
+                seat.damage = None;
                 seat.feed.extend(fetched);
                 seat.phase = Phase::Full(reader);
             }
@@ -286,16 +289,20 @@ impl Seats {
                 tracing::warn!(%error, "records are gone before they were worked on");
                 self.open(id, PAUSE);
             }
-            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
     /// A partition that cannot be read stands still by itself; the frontier passes the damage when an
-    /// operator accepts the loss.
-    fn wait_behind_damage(&mut self, id: FeedId, reason: &str) {
-        tracing::error!(reason, "cannot be read on, tried again later");
+    /// operator accepts the loss. That may take days, so the same reason is told once.
+    fn wait_behind_damage(&mut self, id: FeedId, reason: String) {
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        if seat.damage.as_ref() != Some(&reason) {
+            tracing::error!(at = %seat.feed.at, reason, "cannot be read on, tried again every few seconds");
+            seat.damage = Some(reason);
+        }
         self.open(id, DAMAGED_PAUSE);
     }
 }

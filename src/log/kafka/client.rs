@@ -8,8 +8,10 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::types::RDKafkaConfRes;
 
 use super::fetcher::Pace;
+use super::lines::log_line;
 use super::native::{Consumer, Polled, Producer};
 use crate::log::Error;
 
@@ -62,6 +64,18 @@ impl Properties {
             config.set(*key, *value);
         }
         config
+    }
+
+    /// Whether each kind of client takes them together: librdkafka compares some of them (`delivery.timeout.ms` with
+    /// `transaction.timeout.ms`, for instance) and opens files only as it makes a client. These know no broker to
+    /// connect to. Blocks for milliseconds.
+    pub(super) fn agree(&self) -> Result<(), Error> {
+        let mut alone = self.clone();
+        alone.0.remove(super::SERVERS);
+        alone.reading(Pace::Lookup)?;
+        alone.joining("seriatim", "seriatim", super::OWN_ASSIGNOR)?;
+        alone.appending()?;
+        alone.committing("seriatim").map(drop)
     }
 
     /// For questions: metadata, where partitions end. Never reads.
@@ -176,8 +190,27 @@ impl Properties {
 /// transaction that no claim ends, as it is open elsewhere, holds up readers for so long.
 pub(super) const LONGEST_TRANSACTION: u64 = 10_000;
 
+/// What is wrong with one property, whatever the others say.
+pub(super) fn objection(property: &str, value: &str) -> Option<String> {
+    if FIXED.contains(&property) {
+        return Some("decides what is promised and is set by Seriatim: remove it".to_owned());
+    }
+    // The reasons are librdkafka's, which repeat values of numbers and choices, but no free text.
+    match ClientConfig::new().set(property, value).create_native_config() {
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Some("librdkafka has no such property; docs/kafka.md says where they are listed".to_owned())
+        }
+        Err(KafkaError::ClientConfig(_, reason, ..)) => Some(reason.trim_end().to_owned()),
+        Err(other) => Some(other.to_string()),
+        Ok(_) if property == "transaction.timeout.ms" && !is_short(value) => Some(format!(
+            "{value} is too long, as it is how long a frozen process holds up readers: give {LONGEST_TRANSACTION} at most"
+        )),
+        Ok(_) => None,
+    }
+}
+
 /// Whether this is a `transaction.timeout.ms` that may be given.
-pub(super) fn is_short(millis: &str) -> bool {
+fn is_short(millis: &str) -> bool {
     millis.parse().is_ok_and(|millis: u64| millis <= LONGEST_TRANSACTION)
 }
 
@@ -228,12 +261,45 @@ impl ProducerContext for Context {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
-/// Levels as of syslog. Its warnings are about brokers that come and go, which is no news to whoever
-/// watches the metrics, and about properties that are for other kinds of clients.
-pub(super) fn log_line(level: i32, line: &str) {
-    match level {
-        0..=2 => tracing::error!(target: "librdkafka", "{line}"),
-        3 => tracing::warn!(target: "librdkafka", "{line}"),
-        _ => tracing::debug!(target: "librdkafka", "{line}"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(properties: &[(&str, &str)]) -> Properties {
+        let given = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Properties(given.collect())
+    }
+
+    #[test]
+    fn what_librdkafka_does_not_take_is_said_without_a_broker() {
+        for (property, value, expected) in [
+            ("no.such", "1", "librdkafka has no such property"),
+            ("linger.ms", "abc", "Invalid value"),
+            ("linger.ms", "-1", "outside allowed range"),
+            ("security.protocol", "tls", "tls"),
+            ("request.required.acks", "1", "decides what is promised"),
+            ("transaction.timeout.ms", "10001", "10001 is too long"),
+            ("sasl.oauthbearer.method", "oidc", "OIDC"),
+        ] {
+            let reason = objection(property, value).unwrap_or_else(|| panic!("{property}={value} is taken"));
+            assert!(reason.contains(expected), "{property}={value}: {reason}");
+        }
+        assert_eq!(objection("linger.ms", "5"), None);
+        assert_eq!(objection("sasl.password", "hush"), None);
+    }
+
+    #[test]
+    fn what_properties_have_to_agree_on_is_said_without_a_broker() {
+        given(&[("bootstrap.servers", "127.0.0.1:1"), ("linger.ms", "5")]).agree().expect("they agree");
+        for properties in [
+            [("delivery.timeout.ms", "60000"), ("linger.ms", "5")],
+            [("session.timeout.ms", "45000"), ("max.poll.interval.ms", "10000")],
+            [("message.max.bytes", "100000000"), ("fetch.max.bytes", "1000000")],
+            [("sasl.mechanism", "GSSAPI"), ("security.protocol", "SASL_PLAINTEXT")],
+            [("ssl.ca.location", "/no/such"), ("security.protocol", "SSL")],
+        ] {
+            let error = given(&properties).agree().expect_err("they contradict each other").to_string();
+            assert!(error.starts_with("log.kafka: "), "{properties:?}: {error}");
+        }
     }
 }

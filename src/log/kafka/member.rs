@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::asker::{AT_ONCE, hear_of_another};
 use super::bootstrap::Bootstrap;
-use super::client::log_line;
 use super::errors::{Meaning, meaning, of_group, partition};
+use super::lines::log_line;
 use super::native::{Consumer, Kind, Polled, topic_ids};
 use super::standing::Standing;
 use crate::log::{Barrier, Error, SESSION_TIMEOUT, Topic, TopicPartition};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::log::kafka::{self, Refusal};
 use crate::resequence::MOST_DESTINATIONS;
 
 use super::{Address, Config, Log, Order, Problem, Retry, Work};
@@ -69,8 +70,8 @@ fn log(log: &Log, destinations: u64, found: &mut Vec<Problem>) {
     if log.embedded.is_some() && log.kafka.is_some() {
         found.push(Problem::at("log.kafka", "log.embedded is given, too; keep one of them"));
     }
-    if let Some(reason) = log.kafka.as_ref().and_then(|properties| crate::log::kafka::refusal(&properties.0)) {
-        found.push(Problem::at("log.kafka", reason));
+    for Refusal { property, reason } in log.kafka.iter().flat_map(|properties| kafka::refusals(&properties.0)) {
+        found.push(Problem::at(format!("log.kafka.{property}"), reason));
     }
     if log.reserve.get() < LEAST_RESERVE {
         let least = bytesize::ByteSize(LEAST_RESERVE);

@@ -69,10 +69,12 @@ impl Log {
     }
 }
 
-/// Whether a property of librdkafka holds something that must not be shown.
+/// Whether a property of librdkafka holds, or may hold, something that must not be shown. What is in PEM may have a
+/// private key beside what the property is for, and a command its arguments.
 fn is_secret(property: &str) -> bool {
-    let words = ["password", "secret", "token", "key.pem", "sasl.oauthbearer.config", "sasl.jaas.config"];
-    words.iter().any(|word| property.contains(word))
+    let words = ["password", "passphrase", "secret", "token", "jaas", "kinit.cmd"];
+    let named = ["ssl_key", "ssl_certificate", "ssl_ca", "sasl.oauthbearer.config", "sasl.oauthbearer.extensions"];
+    words.iter().any(|word| property.contains(word)) || property.ends_with(".pem") || named.contains(&property)
 }
 
 /// Properties of librdkafka, by name; numbers and truth values may be written as such.
@@ -80,7 +82,15 @@ fn is_secret(property: &str) -> bool {
 pub struct Properties(#[serde(deserialize_with = "texts")] pub BTreeMap<String, String>);
 
 fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let values = BTreeMap::<String, toml::Value>::deserialize(from)?;
+    let values = match toml::Value::deserialize(from)? {
+        toml::Value::Table(values) => values,
+        // A table that was not written as one is a text. It may hold a password, so it is not repeated.
+        other => {
+            let reason =
+                format!("is a {}: write a table, as in {{ \"bootstrap.servers\" = \"k1:9092\" }}", other.type_str());
+            return Err(serde::de::Error::custom(reason));
+        }
+    };
     let text = |(key, value)| match value {
         toml::Value::String(text) => Ok((key, text)),
         toml::Value::Integer(number) => Ok((key, number.to_string())),
@@ -145,5 +155,42 @@ impl TopicNames {
                 *topic = Topic::from(name.as_str());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_secret;
+
+    /// All that librdkafka 2.12.1 documents under these names, and its settings by code, which have none of the dots.
+    const SECRET: &str = "\
+        ssl.key.password ssl.key.pem ssl_key ssl.certificate.pem ssl_certificate https.ca.pem ssl.ca.pem ssl_ca \
+        ssl.keystore.password sasl.kerberos.kinit.cmd sasl.password sasl.oauthbearer.config \
+        oauthbearer_token_refresh_cb \
+        sasl.oauthbearer.client.credentials.client.secret sasl.oauthbearer.client.secret sasl.oauthbearer.extensions \
+        sasl.oauthbearer.token.endpoint.url sasl.oauthbearer.assertion.private.key.passphrase \
+        sasl.oauthbearer.assertion.private.key.pem sasl.jaas.config";
+    const SHOWN: &str = "\
+        security.protocol ssl.cipher.suites ssl.curves.list ssl.sigalgs.list ssl.key.location ssl.certificate.location \
+        ssl.ca.location https.ca.location ssl.ca.certificate.stores ssl.crl.location ssl.keystore.location \
+        ssl.providers \
+        ssl.engine.location ssl.engine.id ssl_engine_callback_data enable.ssl.certificate.verification \
+        ssl.endpoint.identification.algorithm ssl.certificate.verify_cb sasl.mechanisms sasl.mechanism \
+        sasl.kerberos.service.name sasl.kerberos.principal sasl.kerberos.keytab sasl.kerberos.min.time.before.relogin \
+        sasl.username enable.sasl.oauthbearer.unsecure.jwt sasl.oauthbearer.method sasl.oauthbearer.client.id \
+        sasl.oauthbearer.client.credentials.client.id sasl.oauthbearer.scope sasl.oauthbearer.grant.type \
+        sasl.oauthbearer.assertion.algorithm sasl.oauthbearer.assertion.private.key.file \
+        sasl.oauthbearer.assertion.file sasl.oauthbearer.assertion.claim.aud \
+        sasl.oauthbearer.assertion.claim.exp.seconds sasl.oauthbearer.assertion.claim.iss \
+        sasl.oauthbearer.assertion.claim.jti.include sasl.oauthbearer.assertion.claim.nbf.seconds \
+        sasl.oauthbearer.assertion.claim.sub sasl.oauthbearer.assertion.jwt.template.file \
+        sasl.oauthbearer.metadata.authentication.type bootstrap.servers client.id linger.ms partitioner \
+        plugin.library.paths interceptors";
+
+    #[test]
+    fn every_property_that_may_hold_a_secret_is_hidden_and_no_other() {
+        let wrong =
+            |names: &'static str, hidden| names.split_whitespace().filter(move |name| is_secret(name) != hidden);
+        assert_eq!(wrong(SECRET, true).chain(wrong(SHOWN, false)).collect::<Vec<_>>(), Vec::<&str>::new());
     }
 }

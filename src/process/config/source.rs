@@ -3,6 +3,7 @@
 //!
 //! `SERIATIM_WORK__CONCURRENCY` is the key `concurrency` of section `work`. A value that reads as
 //! TOML (a number, `true`, a quoted string, a `[list]`, a `{ table }`) is that; any other is text.
+//! Shells cannot export names with dots in them, so properties of librdkafka may have underscores there.
 
 use std::path::Path;
 
@@ -17,6 +18,9 @@ const PREFIX: &str = "SERIATIM_";
 
 /// Variables of the command line, which are no configuration.
 const OF_THE_COMMAND_LINE: [&str; 4] = ["SERIATIM_CONFIG", "SERIATIM_URL", "SERIATIM_ADMIN_URL", "SERIATIM_TOKEN_FILE"];
+
+/// Properties of librdkafka whose names have underscores, and can be given as a text.
+const WITH_UNDERSCORES: [&str; 2] = ["enabled_events", "log_level"];
 
 /// The file's name and text; both empty where there is none to read.
 pub(super) fn read(file: Option<&Path>) -> Result<(String, String), Problem> {
@@ -75,28 +79,25 @@ impl<'a> Source<'a> {
         }
         serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
             let path: Vec<String> = e.path().iter().filter_map(segment).collect();
-            let reason = reason(e.inner().message());
-            Problem { place: self.place(&path), key: path.join("."), reason }.into()
+            let (key, reason) = (path.join("."), reason(e.inner().message()));
+            Problem { place: self.place(&key), key, reason }.into()
         })
     }
 
     /// The problems, each with the place of its key.
     pub(super) fn located(&self, problems: Vec<Problem>) -> Error {
-        let located = problems.into_iter().map(|problem| {
-            let path: Vec<String> = problem.key.split('.').map(str::to_owned).collect();
-            Problem { place: self.place(&path), ..problem }
-        });
+        let located = problems.into_iter().map(|problem| Problem { place: self.place(&problem.key), ..problem });
         Error { problems: located.collect() }
     }
 
     /// The variable that sets the key or what it is in, else its place in the file or that of the
     /// nearest section that the file has.
-    fn place(&self, path: &[String]) -> String {
-        if let Some(variable) = self.variables.iter().rev().find(|v| path.starts_with(&v.path)) {
+    fn place(&self, key: &str) -> String {
+        if let Some(variable) = self.variables.iter().rev().find(|v| below(key, &v.path.join(".")).is_some()) {
             return variable.name.clone();
         }
         let Ok(table) = DeTable::parse(self.text) else { return self.name.to_owned() };
-        find(table.get_ref(), path).map_or_else(|| self.name.to_owned(), |at| self.place_at(at))
+        find(table.get_ref(), key).map_or_else(|| self.name.to_owned(), |at| self.place_at(at))
     }
 
     fn place_at(&self, byte: usize) -> String {
@@ -115,10 +116,16 @@ fn segment(segment: &Segment) -> Option<String> {
     }
 }
 
-/// The deepest key of the path that the file has, as a byte position.
-fn find(table: &DeTable<'_>, path: &[String]) -> Option<usize> {
-    let (first, rest) = path.split_first()?;
-    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
+/// What is left of a key below that of a table, nothing for the table's own; `None` where it is not in it. Names of
+/// properties have dots in them, so keys are not cut at each.
+fn below<'a>(key: &'a str, table: &str) -> Option<&'a str> {
+    let rest = key.strip_prefix(table)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
+}
+
+/// The deepest key on the way to this one that the file has, as a byte position.
+fn find(table: &DeTable<'_>, of: &str) -> Option<usize> {
+    let (key, value, rest) = table.iter().find_map(|(key, value)| Some((key, value, below(of, key.get_ref())?)))?;
     let deeper = match value.get_ref() {
         DeValue::Table(inner) => find(inner, rest),
         _ => None,
@@ -132,7 +139,13 @@ fn key_of(variable: &str) -> Result<Option<Vec<String>>, Problem> {
     if OF_THE_COMMAND_LINE.contains(&variable) || is_service_link(rest) {
         return Ok(None);
     }
-    let path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+    let mut path: Vec<String> = rest.split("__").map(str::to_lowercase).collect();
+    if let [log, kafka, property] = path.as_mut_slice()
+        && (log.as_str(), kafka.as_str()) == ("log", "kafka")
+        && !WITH_UNDERSCORES.contains(&property.as_str())
+    {
+        *property = property.replace('_', ".");
+    }
     if path.iter().any(|part| part.is_empty() || part.starts_with('_') || part.ends_with('_')) {
         let reason = "is no key: write SERIATIM_SECTION__KEY, with two underscores between the parts";
         return Err(Problem { place: variable.to_owned(), key: String::new(), reason: reason.to_owned() });
@@ -183,6 +196,9 @@ mod tests {
         assert_eq!(key("SERIATIM_NAME"), Ok(Some("name".to_owned())));
         assert_eq!(key("SERIATIM_LOG__MAX_DISK"), Ok(Some("log.max_disk".to_owned())));
         assert_eq!(key("SERIATIM_WORK__HTTP__URL"), Ok(Some("work.http.url".to_owned())));
+        assert_eq!(key("SERIATIM_LOG__KAFKA__SASL.PASSWORD"), Ok(Some("log.kafka.sasl.password".to_owned())));
+        assert_eq!(key("SERIATIM_LOG__KAFKA__SASL_PASSWORD"), Ok(Some("log.kafka.sasl.password".to_owned())));
+        assert_eq!(key("SERIATIM_LOG__KAFKA__LOG_LEVEL"), Ok(Some("log.kafka.log_level".to_owned())));
         assert_eq!(key("PATH"), Ok(None));
         assert_eq!(key("SERIATIM_CONFIG"), Ok(None));
         for bad in ["SERIATIM_", "SERIATIM___NAME", "SERIATIM_LOG__", "SERIATIM_LOG___RETENTION"] {

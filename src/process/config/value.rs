@@ -135,11 +135,12 @@ fn address(text: &str) -> Result<(), String> {
 }
 
 fn http_url(text: &str) -> Result<(), String> {
-    let url = reqwest::Url::parse(text).map_err(|e| format!("\"{text}\" is no URL: {e}"))?;
+    let shown = HttpUrl(text.to_owned()).hidden();
+    let url = reqwest::Url::parse(text).map_err(|e| format!("\"{shown}\" is no URL: {e}"))?;
     if matches!(url.scheme(), "http" | "https") {
         return Ok(());
     }
-    Err(format!("\"{text}\" is of scheme {}: write http:// or https://", url.scheme()))
+    Err(format!("\"{shown}\" is of scheme {}: write http:// or https://", url.scheme()))
 }
 
 /// A length of time above zero, written with units: `750ms`, `10m`, `7d`.
@@ -313,7 +314,9 @@ mod tests {
         let shown = |text: &str| HttpUrl(text.to_owned()).hidden().0;
         assert_eq!(shown("https://me:secret@host/a?b"), "https://***@host/a?b");
         assert_eq!(shown("https://host/a@b"), "https://host/a@b");
-        assert!(HttpUrl::try_from("ftp://host".to_owned()).is_err());
+        let refused = |text: &str| HttpUrl::try_from(text.to_owned()).expect_err("it is none");
+        assert_eq!(refused("ftp://me:secret@host"), "\"ftp://***@host\" is of scheme ftp: write http:// or https://");
+        assert!(!refused("http://me:secret@host:port").contains("secret"));
         assert!(HttpUrl::try_from("host/path".to_owned()).is_err());
     }
 }

@@ -11,9 +11,9 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::orders::Taken;
 use super::slot::{Served, Slot};
-use crate::log::kafka::client::log_line;
 use crate::log::kafka::errors;
 use crate::log::kafka::feed::Feed;
+use crate::log::kafka::lines::log_line;
 use crate::log::kafka::native::{Consumer, Kind, PartitionQueue, Polled};
 use crate::log::{Topic, TopicPartition};
 use crate::record::Offset;
