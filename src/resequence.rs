@@ -16,6 +16,7 @@ mod execute;
 mod fetch;
 mod judge;
 mod lane;
+mod left;
 mod loads;
 mod memory;
 mod output;

@@ -1,10 +1,14 @@
 //! A lane that lost something stands still until an operator accepts it, and then goes on with what
 //! its logs still hold: the real resequencer on the log in memory.
 
+#[path = "loss/above.rs"]
+mod above;
 #[path = "loss/anew.rs"]
 mod anew;
 #[path = "loss/batches.rs"]
 mod batches;
+#[path = "loss/deposed.rs"]
+mod deposed;
 #[path = "loss/gone.rs"]
 mod gone;
 #[path = "loss/lost_end.rs"]

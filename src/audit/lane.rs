@@ -76,6 +76,8 @@ struct Lane<'a> {
     voided: Voided,
     /// What the ledger says, where it is read now, of offsets from this on is of records that are gone.
     void_from: u64,
+    /// How often sources have begun again before there.
+    lives: usize,
 }
 
 fn input(record: RecordRef<'_>) -> (Offset, Option<u32>) {
@@ -110,6 +112,7 @@ impl<'a> Lane<'a> {
             input_start: cut.input.start.0,
             torn: history.torn.contains(&number.0),
             void_from: voided.void_from(cut.ledger.start).0,
+            lives: voided.lives_before(cut.ledger.start),
             voided,
         })
     }
@@ -166,9 +169,10 @@ impl<'a> Lane<'a> {
 
     /// From here on the ledger may speak of records which have the offsets of those that it spoke of before.
     fn void_from(&mut self, at: Offset) {
-        let void_from = self.voided.void_from(at).0;
-        if void_from > self.void_from {
-            self.void_from = void_from;
+        self.void_from = self.voided.void_from(at).0;
+        let lives = self.voided.lives_before(at);
+        if lives > self.lives {
+            self.lives = lives;
             self.outputs.values_mut().for_each(Outputs::sources_begin_again);
         }
     }

@@ -80,7 +80,8 @@ pub async fn find(log: &dyn Log, topics: &Topics, message: Source) -> Result<Fou
     let lane =
         cursor::of_lane(log, topics, message.lane).await?.and_then(|mut owner| owner.lanes.remove(&message.lane.0));
     let lane = lane.unwrap_or_default();
-    if lane.about.contains_key(topics.input.as_str()) {
+    let is_lost = lane.lost_from.is_some_and(|from| message.offset.0 >= from);
+    if is_lost || lane.about.contains_key(topics.input.as_str()) {
         // All that the ledger holds is about another input, of which the lane knows nothing yet.
         return Ok(Found::Pending(Vec::new()));
     }

@@ -95,17 +95,21 @@ pub enum Outcome {
 /// What of a ledger is about records that their lane's input has lost since: its topic was made anew, or has lost its
 /// end, and an operator has accepted that. Other records have those offsets now.
 ///
-/// Pairs of a position in the ledger and an input offset, both strictly increasing: what stands below that position
-/// of that offset and those above is void. One is added by each such order, and those that it outdoes leave.
+/// Pairs of a position in the ledger and an input offset: what stands below that position of that offset and those
+/// above is void. One is added by each such order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voided(Vec<(u64, u64)>);
 
 impl Voided {
     /// What stands in the ledger so far, which ends at `position`, is void for the records from `offset` on.
     pub fn add(&mut self, position: Offset, offset: Offset) {
-        self.0.retain(|(_, from)| *from < offset.0);
-        if self.0.last().is_none_or(|(last, _)| *last < position.0) {
-            self.0.push((position.0, offset.0));
+        self.0.push((position.0, offset.0));
+    }
+
+    /// The ledger ends here: it may have lost its end, too, and what comes there is about what is there now.
+    pub fn end_at(&mut self, end: Offset) {
+        for (position, _) in &mut self.0 {
+            *position = (*position).min(end.0);
         }
     }
 
@@ -123,15 +127,22 @@ impl Voided {
     /// The position in the ledger from which on it speaks of the record that is at `offset` now.
     #[must_use]
     pub fn valid_from(&self, offset: Offset) -> Offset {
-        let applying = self.0.iter().take_while(|(_, from)| *from <= offset.0);
-        applying.last().map_or(Offset::ZERO, |(position, _)| Offset(*position))
+        let applying = self.0.iter().filter(|(_, from)| *from <= offset.0);
+        applying.map(|(position, _)| Offset(*position)).max().unwrap_or_default()
     }
 
     /// The offset from which on what stands at `position` in the ledger is void; the highest there is where it is all
     /// valid.
     #[must_use]
     pub fn void_from(&self, position: Offset) -> Offset {
-        self.0.iter().find(|(below, _)| position.0 < *below).map_or(Offset(u64::MAX), |(_, from)| Offset(*from))
+        let applying = self.0.iter().filter(|(below, _)| position.0 < *below);
+        applying.map(|(_, from)| Offset(*from)).min().unwrap_or(Offset(u64::MAX))
+    }
+
+    /// How many of those orders were given before `position` in the ledger: with each, sources begin again.
+    #[must_use]
+    pub fn lives_before(&self, position: Offset) -> usize {
+        self.0.iter().filter(|(below, _)| *below <= position.0).count()
     }
 }
 

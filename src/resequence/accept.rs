@@ -3,16 +3,15 @@
 //!
 //! Nothing of it counts before the next cursor is committed; who takes over before that accepts once more.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::log::{Bounds, Error, Topic, TopicPartition, damage};
-use crate::record::cursor::{LaneCursor, decode};
-use crate::record::ledger::{LedgerRecord, Outcome};
+use crate::record::cursor::LaneCursor;
 use crate::record::{Offset, Partition};
 use crate::takeover;
 
 use super::lane::Lost;
+use super::left::Left;
 use super::owner::Shared;
 use super::restore::{FOR_EVER, numbers};
 use super::tails::{Tail, beyond, compare};
@@ -60,6 +59,7 @@ async fn accept_ledger(shared: &Shared, lane: Partition, cursor: &mut LaneCursor
     cursor.identities = behind_all_damage(shared, &of, from, ledger.end).await?.0;
     let kept = if is_anew { Offset(u64::MAX) } else { ledger.start };
     cursor.voided.forget_below(kept);
+    cursor.voided.end_at(ledger.end);
     Ok(())
 }
 
@@ -117,7 +117,7 @@ async fn accept_input(
     let known = cursor.lost_from.take().map(Offset);
     let seen = reached(shared, lane, cursor).await?;
     if let Some(lost_from) = known.or((seen > input.end).then_some(input.end)) {
-        let kept = count(shared, &of, frontier.max(input.start)..lost_from.min(input.end)).await?;
+        let kept = count(shared, &of, frontier.max(input.start)..lost_from.min(input.stable_end)).await?;
         cursor.released.retain_mut(|(first, length)| {
             *length = (*length).min(kept.saturating_sub(*first));
             *length > 0
@@ -127,15 +127,13 @@ async fn accept_input(
         return Ok(Brought { unanswered: true, lost_from: Some(lost_from) });
     }
     if frontier < input.start {
-        cursor.released = released_from(shared, lane, cursor, input).await?;
-        cursor.partly.clear();
+        Left::from(shared, lane, cursor, input).await?.put_into(cursor);
         go_on_at(cursor, input.start);
         return Ok(Brought::default());
     }
     let Some(behind) = behind_damage_at(shared, &of, frontier, input.end).await? else { return Ok(Brought::default()) };
-    // A lane comes to stand before damage only when all before it is released, and has read nothing behind it.
-    cursor.released.clear();
-    cursor.partly.clear();
+    // Former owners may have read behind it.
+    Left::from(shared, lane, cursor, Bounds { start: behind, ..input }).await?.put_into(cursor);
     go_on_at(cursor, behind);
     Ok(Brought { unanswered: true, lost_from: None })
 }
@@ -154,12 +152,17 @@ async fn reached(shared: &Shared, lane: Partition, cursor: &LaneCursor) -> Resul
 
 async fn count(shared: &Shared, of: &TopicPartition, range: Range<Offset>) -> Result<u64, Error> {
     let mut count = 0;
-    takeover::scan(&*shared.log, of, range.start, range.end, |_| {
+    let counted = takeover::scan(&*shared.log, of, range.start, range.end, |_| {
         count += 1;
         true
-    })
-    .await?;
+    });
+    before_damage(counted.await)?;
     Ok(count)
+}
+
+/// What cannot be read halts the lane there.
+pub(super) fn before_damage(scanned: Result<(), Error>) -> Result<(), Error> {
+    if let Err(Error::Damaged(_)) = scanned { Ok(()) } else { scanned }
 }
 
 /// What is known of the records from `offset` on is about others than those that are there now, or will be.
@@ -200,45 +203,6 @@ fn retain_suppressed(cursor: &mut LaneCursor, keep: impl Fn(u64) -> bool) {
     cursor.suppressed.retain(|_, outputs| !outputs.is_empty());
 }
 
-/// The set of what is released from the input's start on. The cursor counts from a record that is gone, so the
-/// ledger has to tell.
-async fn released_from(
-    shared: &Shared,
-    lane: Partition,
-    cursor: &LaneCursor,
-    input: Bounds,
-) -> Result<Vec<(u64, u64)>, Error> {
-    let of = shared.topics.ledger.partition(lane);
-    let ledger = shared.log.bounds(&of).await?;
-    let mut left = BTreeSet::new();
-    takeover::scan(&*shared.log, &of, ledger.start, ledger.end, |record| {
-        // One that does not decode halts the lane when the identities are read.
-        let released: LedgerRecord = decode(record.value.unwrap_or_default()).unwrap_or_default();
-        let void_from = cursor.voided.void_from(record.offset);
-        for entry in released.entries.iter().filter(|entry| !matches!(entry.outcome, Outcome::Partly(_))) {
-            let end = entry.offset.saturating_add(entry.count.into()).min(void_from.0);
-            left.extend(entry.offset.max(input.start.0)..end.min(cursor.read_to));
-        }
-        true
-    })
-    .await?;
-    let end = Offset(cursor.read_to).min(input.stable_end);
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    let mut ordinal = 0;
-    takeover::scan(&*shared.log, &shared.topics.input.partition(lane), input.start, end, |record| {
-        if left.contains(&record.offset.0) {
-            match runs.last_mut() {
-                Some((first, count)) if *first + *count == ordinal => *count += 1,
-                _ => runs.push((ordinal, 1)),
-            }
-        }
-        ordinal += 1;
-        true
-    })
-    .await?;
-    Ok(runs)
-}
-
 /// The end of the damage at `from`, where there is some.
 async fn behind_damage_at(
     shared: &Shared,
@@ -263,7 +227,7 @@ async fn behind_all_damage(
     Ok(from)
 }
 
-fn passed_over(of: &TopicPartition, damage: &Range<Offset>) -> Offset {
+pub(super) fn passed_over(of: &TopicPartition, damage: &Range<Offset>) -> Offset {
     tracing::warn!(%of, from = %damage.start, below = %damage.end, "accepted: what cannot be read is passed over");
     damage.end
 }

@@ -136,6 +136,13 @@ async fn restore_lane(
         cursor.halted = settle_tails(shared, lane, &mut cursor, uncompared).await?;
     }
     if cursor.halted.is_some() {
+        // Whatever it stands still for: its input may have lost its end as well, and may grow again.
+        let reached = Offset(cursor.frontier.max(cursor.read_to));
+        let input = &shared.topics.input;
+        let is_there = !cursor.about.contains_key(input.as_str()) && !shared.log.is_gone(input);
+        if cursor.lost_from.is_none() && is_there {
+            lost_end(shared, lane, &mut cursor, reached).await?;
+        }
         return Ok(Seat::halted(lane, cursor));
     }
     let destinations = Destinations::new(&shared.topics.destinations);
@@ -226,7 +233,12 @@ async fn lost_end(
     reached: Offset,
 ) -> Result<Option<String>, Error> {
     let input = shared.topics.input.partition(lane);
-    let end = shared.log.bounds(&input).await?.end;
+    let mut end = shared.log.bounds(&input).await?.end;
+    if end < reached {
+        // Who had led it, and does not know better yet, answers as well: this says to the client who leads it now.
+        shared.log.identities(std::slice::from_ref(&input.topic)).await?;
+        end = end.max(shared.log.bounds(&input).await?.end);
+    }
     if end >= reached {
         return Ok(None);
     }

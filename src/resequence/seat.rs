@@ -114,9 +114,10 @@ impl Seat {
     }
 
     fn halt(&mut self, reason: String) {
-        if let Hold::Going(state) = &mut self.hold {
+        if let Hold::Going(_) = &self.hold {
             tracing::error!(lane = %self.lane, reason, "the lane halts");
-            state.halted = Some(reason);
+            // Restored, so that what it has lost besides is found.
+            self.defect = Some(reason);
         }
     }
 
@@ -236,11 +237,11 @@ impl Seat {
     }
 
     pub(super) fn wanted_input(&mut self) -> Option<Box<dyn Reader>> {
-        self.state()?.wants_input().then(|| self.input.take())?
+        (self.defect.is_none() && self.state()?.wants_input()).then(|| self.input.take())?
     }
 
     pub(super) fn wanted_results(&mut self) -> Option<Box<dyn Reader>> {
-        self.state()?.wants_results().then(|| self.results.take())?
+        (self.defect.is_none() && self.state()?.wants_results()).then(|| self.results.take())?
     }
 
     pub(super) fn needs(&mut self) -> Vec<Need> {

@@ -43,7 +43,8 @@ pub(super) async fn lane(
     }
     let bounds = log.bounds(&input).await?;
     let wanted = Offset(cursor.frontier).max(stored.unwrap_or_default());
-    // Beyond the end is only who has worked on what the input has lost since.
+    // Beyond the end is only who has worked on what the input has lost since: the owner knows better.
+    let wanted = if wanted > bounds.end { Offset(cursor.frontier) } else { wanted };
     let from = wanted.clamp(bounds.start, bounds.end);
     let answered = answered::of_lane(&*log, &results, &cursor, from).await?;
     let reader = log.read(&input, from, Visibility::Durable, FETCH_BYTES).await?;
