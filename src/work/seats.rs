@@ -28,6 +28,15 @@ struct Seat {
     damage: Option<String>,
 }
 
+impl Seat {
+    /// Whether nobody was told yet that it cannot be read on for this reason; somebody is now.
+    fn is_news(&mut self, damage: &str) -> bool {
+        let is_news = self.damage.as_deref() != Some(damage);
+        self.damage = Some(damage.to_owned());
+        is_news
+    }
+}
+
 enum Phase {
     /// A lane that needs a cursor first: there is nothing that may be worked on.
     NoCursor,
@@ -270,7 +279,7 @@ impl Seats {
                 tracing::warn!(at = %seat.feed.at, %error, "cannot be opened yet");
                 self.open(id, PAUSE);
             }
-            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, reason),
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -289,7 +298,7 @@ impl Seats {
                 tracing::warn!(%error, "records are gone before they were worked on");
                 self.open(id, PAUSE);
             }
-            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, reason),
+            Err(log::Error::Damaged(reason)) => self.wait_behind_damage(id, &reason),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -297,11 +306,10 @@ impl Seats {
 
     /// A partition that cannot be read stands still by itself; the frontier passes the damage when an
     /// operator accepts the loss. That may take days, so the same reason is told once.
-    fn wait_behind_damage(&mut self, id: FeedId, reason: String) {
+    fn wait_behind_damage(&mut self, id: FeedId, reason: &str) {
         let Some(seat) = self.seats.get_mut(&id) else { return };
-        if seat.damage.as_ref() != Some(&reason) {
+        if seat.is_news(reason) {
             tracing::error!(at = %seat.feed.at, reason, "cannot be read on, tried again every few seconds");
-            seat.damage = Some(reason);
         }
         self.open(id, DAMAGED_PAUSE);
     }
@@ -309,4 +317,18 @@ impl Seats {
 
 fn passes(error: &log::Error) -> bool {
     matches!(error, log::Error::Unavailable(_) | log::Error::Unknown(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_once_until_its_reason_changes() {
+        let feed = Feed::new(FeedId(1), Topic::from("t.input").partition(Partition(0)), Kind::Work(None), None);
+        let mut seat = Seat { feed, phase: Phase::NoCursor, damage: None };
+        for (reason, expected) in [("damaged", true), ("damaged", false), ("made anew", true), ("made anew", false)] {
+            assert_eq!(seat.is_news(reason), expected, "{reason}");
+        }
+    }
 }
