@@ -159,7 +159,7 @@ async fn own(claim: Claim, log: Arc<dyn Log>, topics: Topics, options: Options) 
     let shared = Shared { log, topics, options, control: control.partition, epoch };
     loop {
         let lanes = restore::restore(&shared, &cursor, accepted).await?;
-        match Owner::serve(shared.clone(), lanes, writer, Offset(cursor.control), &stop).await? {
+        match Owner::serve(shared.clone(), lanes, writer, &cursor, &stop).await? {
             Exit::Stopped => return Ok(()),
             Exit::Restore { writer: same, cursor: last, accepted: loss } => {
                 (writer, cursor, accepted) = (same, last, loss);

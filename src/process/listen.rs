@@ -21,8 +21,8 @@ pub(super) struct Listeners {
     pub(super) tcp: Vec<Bound>,
 }
 
-/// A port that is this process's, and refuses connections until it listens: while there is no log, senders are better
-/// off with another process than in a queue.
+/// A port that is bound, and refuses connections until it listens: while there is no log, senders are better off with
+/// another process than in a queue. Of two processes that wait with the same port the second to listen is told.
 pub(super) struct Bound {
     key: &'static str,
     address: Address,

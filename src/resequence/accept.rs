@@ -41,7 +41,7 @@ pub(super) async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCu
     let of = topics.batches.partition(lane);
     let batches = shared.log.bounds(&of).await?;
     let from = if is_anew(&topics.batches) { batches.start } else { Offset(cursor.batches) };
-    let from = from.clamp(batches.start, batches.end);
+    let from = from.min(batches.end).max(batches.start);
     cursor.batches = behind_damage_at(shared, &of, from, batches.end).await?.unwrap_or(from).0;
     for topic in topics.destinations.values() {
         accept_output(shared, &topic.partition(lane), cursor, lost_from, is_anew(topic)).await?;
@@ -54,7 +54,7 @@ pub(super) async fn accept(shared: &Shared, lane: Partition, cursor: &mut LaneCu
 async fn accept_ledger(shared: &Shared, lane: Partition, cursor: &mut LaneCursor, is_anew: bool) -> Result<(), Error> {
     let of = shared.topics.ledger.partition(lane);
     let ledger = shared.log.bounds(&of).await?;
-    let known = Offset(cursor.identities).clamp(ledger.start, ledger.end);
+    let known = Offset(cursor.identities).min(ledger.end).max(ledger.start);
     let from = if is_anew { ledger.start } else { known };
     cursor.identities = behind_all_damage(shared, &of, from, ledger.end).await?.0;
     let kept = if is_anew { Offset(u64::MAX) } else { ledger.start };
@@ -117,12 +117,18 @@ async fn accept_input(
     let known = cursor.lost_from.take().map(Offset);
     let seen = reached(shared, lane, cursor).await?;
     if let Some(lost_from) = known.or((seen > input.end).then_some(input.end)) {
-        let kept = count(shared, &of, frontier.max(input.start)..lost_from.min(input.stable_end)).await?;
-        cursor.released.retain_mut(|(first, length)| {
-            *length = (*length).min(kept.saturating_sub(*first));
-            *length > 0
-        });
-        cursor.partly.retain(|(ordinal, _)| *ordinal < kept);
+        if frontier < input.start {
+            let held = Bounds { stable_end: lost_from.min(input.stable_end), ..input };
+            Left::from(shared, lane, cursor, held).await?.put_into(cursor);
+            go_on_at(cursor, input.start);
+        } else {
+            let kept = count(shared, &of, frontier..lost_from.min(input.stable_end)).await?;
+            cursor.released.retain_mut(|(first, length)| {
+                *length = (*length).min(kept.saturating_sub(*first));
+                *length > 0
+            });
+            cursor.partly.retain(|(ordinal, _)| *ordinal < kept);
+        }
         forget_from(shared, lane, cursor, lost_from).await?;
         return Ok(Brought { unanswered: true, lost_from: Some(lost_from) });
     }

@@ -11,9 +11,10 @@ use super::entry::{Outcome, SKIPPED};
 use super::lane::{LaneState, Need};
 
 impl LaneState {
-    /// Whether verbs can be judged: the input was read again through every record released before.
+    /// Whether verbs can be judged: the input was read again through every record released before, or as far as it
+    /// can be.
     pub(super) fn may_execute(&self) -> bool {
-        self.order.caught_up()
+        self.order.caught_up() || self.damage().is_some()
     }
 
     /// Executes a verb but for [`Action::Accept`]; says of how many targets it was true. Results

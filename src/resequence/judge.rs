@@ -1,7 +1,6 @@
 //! Which result counts: the first valid one in results-log order, for every reader, after every
 //! restart. Valid is a pure function of the logs.
 
-use crate::log::Bounds;
 use crate::metrics::{self, Dropped};
 use crate::order::{Standing, Ticket, Violated};
 use crate::record::{Batch, Name, Offset, RecordRef, ResultHeaders, Status};
@@ -126,10 +125,8 @@ impl LaneState {
 
     /// The input's stable end, looked up after `asked_for` was what was asked: an older answer says
     /// nothing of a result that came since. Judge on with [`LaneState::advance`].
-    pub(super) fn input_ends(&mut self, input: Bounds, asked_for: Option<Offset>) {
-        let stable_end = input.stable_end;
+    pub(super) fn input_ends(&mut self, stable_end: Offset, asked_for: Option<Offset>) {
         self.input_end = self.input_end.max(stable_end);
-        self.halt_where_lost(input.end);
         if let Some(position) = asked_for.filter(|_| asked_for == self.asked_for) {
             self.asked_for = None;
             self.ended = Some((position, stable_end));

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::log::Bounds;
 use crate::order::{Group, Identities, Lane, Overdue, Released, Resume, Violated, Watermark, Window};
 use crate::record::cursor::LaneCursor;
 use crate::record::ledger::Voided;
@@ -56,7 +55,7 @@ pub(super) struct Lost {
 #[derive(Debug)]
 struct Damage {
     reason: String,
-    /// It is known whether that is because the input has lost its end, which may grow again.
+    /// It is known that this is not because the input has lost its end.
     judged: bool,
 }
 
@@ -128,8 +127,6 @@ pub struct LaneState {
     read_before: Offset,
     pub(super) suppressed: BTreeMap<String, BTreeMap<(u64, u32), u64>>,
     pub(super) halted: Option<String>,
-    /// Where the input ended when it was found to have lost its end.
-    pub(super) lost_from: Option<Offset>,
     /// Why the input cannot be read on: once all before that is released, the lane halts.
     damage: Option<Damage>,
     pub(super) needs: Vec<Need>,
@@ -206,7 +203,6 @@ impl LaneState {
             read_before: Offset(cursor.read_to),
             suppressed: cursor.suppressed.clone(),
             halted: cursor.halted.clone(),
-            lost_from: cursor.lost_from.map(Offset),
             damage: None,
             needs: Vec::new(),
             duplicates: 0,
@@ -279,15 +275,12 @@ impl LaneState {
         }
     }
 
-    /// What cannot be read on because the input was made anew, or has lost its end, cannot be sent to workers again
-    /// either: waiting for it would be in vain.
-    pub(super) fn halt_where_lost(&mut self, end: Offset) {
-        let Some(damage) = &mut self.damage else { return };
+    /// Where the input ends, asked because it cannot be read on. Says why the lane has to halt now: what was made anew,
+    /// or has lost its end, cannot be sent to workers again either, so that waiting for it would be in vain.
+    pub(super) fn damage_ends(&mut self, end: Offset) -> Option<String> {
+        let damage = self.damage.as_mut()?;
         damage.judged = true;
-        if end < self.input_next {
-            self.halted = self.damage.take().map(|damage| damage.reason);
-            self.lost_from = Some(end);
-        }
+        (end < self.input_next).then(|| damage.reason.clone())
     }
 
     /// Takes fetched results; `next` is where reading goes on.
@@ -349,7 +342,7 @@ impl LaneState {
         self.dispatch.forget_pending();
         let asked = std::mem::take(&mut self.needs).contains(&Need::InputEnd);
         if asked {
-            self.input_ends(Bounds { start: Offset::ZERO, stable_end: input_end, end: input_end }, self.asked_for);
+            self.input_ends(input_end, self.asked_for);
         }
         Ok(asked)
     }

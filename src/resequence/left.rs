@@ -15,6 +15,7 @@ use super::accept::{before_damage, passed_over};
 use super::destinations::{Destinations, numbers as numbers_of};
 use super::owner::Shared;
 use super::restore::numbers;
+use super::scope::Scope;
 
 /// The released set of a cursor whose frontier comes to be at the start of what was looked at.
 #[derive(Default)]
@@ -25,7 +26,8 @@ pub(super) struct Left {
 
 impl Left {
     /// Finds out what has left of the input as these bounds say where it begins. Reads the whole ledger, but only
-    /// where anything has left above the frontier.
+    /// where something may have left above the frontier: an accept before this one may have cut off what the cursor
+    /// says of it.
     ///
     /// # Errors
     ///
@@ -36,7 +38,9 @@ impl Left {
         cursor: &LaneCursor,
         input: Bounds,
     ) -> Result<Self, Error> {
-        if cursor.released.is_empty() && cursor.partly.is_empty() {
+        let says_nothing = cursor.released.is_empty() && cursor.partly.is_empty();
+        let in_order = cursor.order == Scope::Lane.to_string();
+        if cursor.read_to <= input.start.0 || (says_nothing && in_order) {
             return Ok(Self::default());
         }
         let told = Told::by_ledger(shared, lane, cursor, input.start).await?;

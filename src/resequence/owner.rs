@@ -108,10 +108,10 @@ impl Owner {
         shared: Shared,
         lanes: Restored,
         mut writer: Box<dyn Writer>,
-        control: Offset,
+        restored_from: &OwnerCursor,
         stop: &CancellationToken,
     ) -> Result<Exit, takeover::Error> {
-        let verbs = Verbs::new(control);
+        let verbs = Verbs::new(Offset(restored_from.control));
         let mut owner = Self {
             due: false,
             committed: OwnerCursor::default(),
@@ -127,7 +127,10 @@ impl Owner {
         };
         // The epoch and what the tails showed are durable before the first release.
         let (appends, committing) = owner.form_commit();
-        writer.commit(appends).await?;
+        if let Err(error) = writer.commit(appends).await {
+            owner.committed = restored_from.clone();
+            return owner.first_refused(writer, error);
+        }
         owner.writer = Some(writer);
         owner.committed = committing.cursor;
         for seat in &mut owner.seats {
@@ -178,7 +181,9 @@ impl Owner {
         let now = self.shared.log.now();
         for index in 0..self.seats.len() {
             self.seats[index].time_passed(now);
-            self.serve_need(self.seats[index].lane, Need::InputEnd);
+            if self.seats[index].state().is_some() {
+                self.serve_need(self.seats[index].lane, Need::InputEnd);
+            }
         }
         let is_going = self.seats.iter().any(|seat| seat.state().is_some());
         if is_going && self.looks.is_due(Instant::now()) {
@@ -292,13 +297,17 @@ impl Owner {
 
     /// Begins again from the last committed cursor, with some lanes standing still.
     fn restore_halted(&mut self, writer: Box<dyn Writer>, lanes: impl IntoIterator<Item = (Partition, String)>) {
+        self.exit = Some(self.halted(writer, lanes));
+    }
+
+    fn halted(&self, writer: Box<dyn Writer>, lanes: impl IntoIterator<Item = (Partition, String)>) -> Exit {
         let mut cursor = self.committed.clone();
         for (lane, reason) in lanes {
             if let Some(lane) = cursor.lanes.get_mut(&lane.0) {
                 lane.halted = Some(reason);
             }
         }
-        self.exit = Some(Exit::Restore { writer, cursor, accepted: Accepted::Nothing });
+        Exit::Restore { writer, cursor, accepted: Accepted::Nothing }
     }
 
     /// An operator accepts what a lane has lost: it is restored without its verdict, once every

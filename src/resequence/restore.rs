@@ -140,8 +140,12 @@ async fn restore_lane(
         let reached = Offset(cursor.frontier.max(cursor.read_to));
         let input = &shared.topics.input;
         let is_there = !cursor.about.contains_key(input.as_str()) && !shared.log.is_gone(input);
-        if cursor.lost_from.is_none() && is_there {
-            lost_end(shared, lane, &mut cursor, reached).await?;
+        if cursor.lost_from.is_none()
+            && is_there
+            && let Err(error) = lost_end(shared, lane, &mut cursor, reached).await
+        {
+            // No reason for the other lanes to wait; who accepts asks again.
+            tracing::warn!(%lane, %error, "looking whether the input of a lane that stands still has lost its end");
         }
         return Ok(Seat::halted(lane, cursor));
     }

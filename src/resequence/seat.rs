@@ -24,7 +24,7 @@ pub(super) struct Seat {
     pub(super) results: Option<Box<dyn Reader>>,
     pub(super) commands: Option<Box<dyn Reader>>,
     ledger_end: Offset,
-    /// An invariant that did not hold: the lane is restored from its last cursor, halted.
+    /// Why the lane cannot go on: it is restored from its last cursor, halted.
     pub(super) defect: Option<String>,
     /// How many messages were held back for an operator when that was last told.
     halts_told: usize,
@@ -114,7 +114,7 @@ impl Seat {
     }
 
     fn halt(&mut self, reason: String) {
-        if let Hold::Going(_) = &self.hold {
+        if self.defect.is_none() && self.state().is_some() {
             tracing::error!(lane = %self.lane, reason, "the lane halts");
             // Restored, so that what it has lost besides is found.
             self.defect = Some(reason);
@@ -185,7 +185,8 @@ impl Seat {
     }
 
     pub(super) fn wanted_commands(&mut self) -> Option<Box<dyn Reader>> {
-        self.state()?.batches.as_ref()?.wants_commands().then(|| self.commands.take())?
+        let wants = self.state()?.batches.as_ref()?.wants_commands();
+        (self.defect.is_none() && wants).then(|| self.commands.take())?
     }
 
     pub(super) fn wanted_items(&mut self) -> Option<ItemsWanted> {
@@ -218,8 +219,10 @@ impl Seat {
     }
 
     pub(super) fn input_ends(&mut self, input: Bounds, asked_for: Option<Offset>) {
-        if let Some(state) = self.state_mut() {
-            state.input_ends(input, asked_for);
+        let Some(state) = self.state_mut() else { return };
+        state.input_ends(input.stable_end, asked_for);
+        if let Some(reason) = state.damage_ends(input.end) {
+            self.halt(reason);
         }
     }
 

@@ -41,7 +41,7 @@ impl LaneState {
             // The batches know it, and this is committed with their states.
             items_lost: false,
             halted: self.halted.clone(),
-            lost_from: self.lost_from.map(|offset| offset.0),
+            lost_from: None,
             about: TopicIds::new(),
         }
     }

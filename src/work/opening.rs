@@ -23,9 +23,9 @@ pub(super) enum Known {
     Work(Option<Backlog>),
 }
 
-/// Opens an input partition at the higher of the frontier and the group's position, with what is
-/// answered above it. The cursor is `about` this input; in another one its frontier means nothing, so nothing of
-/// that is worked on before its owner has begun it.
+/// Opens an input partition at the higher of the frontier and the group's position, or at the frontier where that
+/// position lies beyond the input's end, with what is answered above it. The cursor is `about` this input; in another
+/// one its frontier means nothing, so nothing of that is worked on before its owner has begun it.
 pub(super) async fn lane(
     log: Arc<dyn Log>,
     input: TopicPartition,
@@ -45,7 +45,7 @@ pub(super) async fn lane(
     let wanted = Offset(cursor.frontier).max(stored.unwrap_or_default());
     // Beyond the end is only who has worked on what the input has lost since: the owner knows better.
     let wanted = if wanted > bounds.end { Offset(cursor.frontier) } else { wanted };
-    let from = wanted.clamp(bounds.start, bounds.end);
+    let from = wanted.min(bounds.end).max(bounds.start);
     let answered = answered::of_lane(&*log, &results, &cursor, from).await?;
     let reader = log.read(&input, from, Visibility::Durable, FETCH_BYTES).await?;
     Ok(Opened { reader, known: Known::Lane(answered) })

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Happening, Owner, Shared, anew};
+use super::{Exit, Happening, Owner, Shared, anew};
 use crate::log::{Append, Error, Offsets, Topic, Writer};
 use crate::metrics::{self, Role};
 use crate::record::cursor::{CURSOR_BUDGET, OwnerCursor, encode};
@@ -74,6 +74,19 @@ impl Owner {
             tracing::error!(%lane, reason, "the lane stands still, the others go on");
         }
         halted
+    }
+
+    /// What a lane's batches have to say after an accept is in the first commit already, and may be refused.
+    pub(super) fn first_refused(self, writer: Box<dyn Writer>, error: Error) -> Result<Exit, takeover::Error> {
+        match error {
+            Error::Rejected { at, reason }
+                if self.is_of_a_lane(&at.topic) && self.committed.lanes.contains_key(&at.partition.0) =>
+            {
+                tracing::error!(%at, reason, "the first commit was refused: its lane stands still, the others go on");
+                Ok(self.halted(writer, [(at.partition, format!("{at}: {reason}"))]))
+            }
+            error => Err(error.into()),
+        }
     }
 
     pub(super) fn commit_ended(
