@@ -14,7 +14,7 @@ impl LaneState {
     /// Whether verbs can be judged: the input was read again through every record released before, or as far as it
     /// can be.
     pub(super) fn may_execute(&self) -> bool {
-        self.order.caught_up() || self.damage().is_some()
+        self.order.caught_up() || (self.damage().is_some() && self.input.is_empty())
     }
 
     /// Executes a verb but for [`Action::Accept`]; says of how many targets it was true. Results
