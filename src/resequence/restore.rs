@@ -136,17 +136,7 @@ async fn restore_lane(
         cursor.halted = settle_tails(shared, lane, &mut cursor, uncompared).await?;
     }
     if cursor.halted.is_some() {
-        // Whatever it stands still for: its input may have lost its end as well, and may grow again.
-        let reached = Offset(cursor.frontier.max(cursor.read_to));
-        let input = &shared.topics.input;
-        let is_there = !cursor.about.contains_key(input.as_str()) && !shared.log.is_gone(input);
-        if cursor.lost_from.is_none()
-            && is_there
-            && let Err(error) = lost_end(shared, lane, &mut cursor, reached).await
-        {
-            // No reason for the other lanes to wait; who accepts asks again.
-            tracing::warn!(%lane, %error, "looking whether the input of a lane that stands still has lost its end");
-        }
+        look_for_a_lost_end(shared, lane, &mut cursor).await;
         return Ok(Seat::halted(lane, cursor));
     }
     let destinations = Destinations::new(&shared.topics.destinations);
@@ -249,6 +239,22 @@ async fn lost_end(
     // It may have grown again when that is accepted.
     cursor.lost_from = Some(end.0);
     Ok(Some(format!("{input} ends at {end} and had messages up to {reached}: it has lost its end")))
+}
+
+/// Whatever a lane stands still for: its input may have lost its end as well, and may grow again.
+async fn look_for_a_lost_end(shared: &Shared, lane: Partition, cursor: &mut LaneCursor) {
+    let input = &shared.topics.input;
+    if cursor.lost_from.is_some() || cursor.about.contains_key(input.as_str()) || shared.log.is_gone(input) {
+        return;
+    }
+    let reached = Offset(cursor.frontier.max(cursor.read_to));
+    match lost_end(shared, lane, cursor, reached).await {
+        Ok(None) => {}
+        // Who accepts the one accepts the other.
+        Ok(Some(lost)) => cursor.halted = cursor.halted.take().map(|reason| format!("{reason}; {lost}")),
+        // No reason for the other lanes to wait; who accepts asks again.
+        Err(error) => tracing::warn!(%lane, %error, "looking whether the input of a lane that stands still is whole"),
+    }
 }
 
 /// Compares every destination's tail with the cursor and puts the cursor right where it may be.

@@ -180,6 +180,7 @@ async fn an_end_that_is_lost_while_the_lane_stands_still_is_known_to_who_takes_o
     rig.lose_input_from(2);
     // Somebody takes over, and could look.
     rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert!(rig.is_halted().await.contains("made anew: what it held before is lost; t.input[0] ends at 2"));
     rig.send_apart(&["e", "f", "g"]).await;
     rig.accept().await;
     rig.resequencing(async {
