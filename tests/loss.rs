@@ -7,8 +7,6 @@ mod above;
 mod anew;
 #[path = "loss/batches.rs"]
 mod batches;
-#[path = "loss/deposed.rs"]
-mod deposed;
 #[path = "loss/gone.rs"]
 mod gone;
 #[path = "loss/lost_end.rs"]
@@ -25,7 +23,8 @@ use seriatim::record::control::{Action, VERB, Verb};
 use seriatim::record::cursor::LaneCursor;
 use seriatim::record::ledger::Outcome;
 use seriatim::record::{
-    Batch, BatchBuilder, Name, Offset, OutputHeaders, Partition, ResultHeaders, Round, Source, Status, check,
+    Batch, BatchBuilder, Epoch, Name, Offset, OutputHeaders, Partition, ResultHeaders, Round, Sequence, Source, Status,
+    check,
 };
 use seriatim::resequence::{self, Options, Scope};
 use seriatim::takeover::Error;
@@ -78,6 +77,34 @@ impl Rig {
         let mut builder = BatchBuilder::default();
         bodies.iter().for_each(|body| builder.push(None, Some(body.as_bytes()), |_| {}));
         self.append(&self.topics.input, builder.finish()).await;
+    }
+
+    /// A rig of two destinations, which are the order's scope.
+    async fn by_destination() -> Self {
+        let topics = Topics::derive("t", &["default", "other"], 1, 1);
+        let rig = Self { log: Memory::new(11), topics, by: Scope::Destination, window: 100 };
+        rig.log.ensure(&rig.topics.shapes()).await.expect("a new log takes them");
+        rig
+    }
+
+    async fn send_to(&self, destinations: &str, body: &str) {
+        let mut builder = BatchBuilder::default();
+        builder.push(None, Some(body.as_bytes()), |to| to.put(Name::Destination, destinations.as_bytes()));
+        self.append(&self.topics.input, builder.finish()).await;
+    }
+
+    /// Writes the output of a message with this number, as an owner does whose cursor is then lost.
+    async fn write_output(&self, offset: u64, sequence: u64, body: &str) {
+        let output = OutputHeaders {
+            source: Source { lane: LANE, offset: Offset(offset) },
+            output: 0,
+            group: 0,
+            sequence: Sequence(sequence),
+            epoch: Epoch(1),
+        };
+        let mut builder = BatchBuilder::default();
+        builder.push(None, Some(body.as_bytes()), |to| output.encode(to));
+        self.append(&self.topics.destinations["default"], builder.finish()).await;
     }
 
     /// Answers the messages at these offsets with their own bodies.

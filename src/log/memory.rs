@@ -110,6 +110,17 @@ impl Memory {
         Ok(())
     }
 
+    /// Has the next question for this partition's bounds answered as by somebody who led it before, and knows of it up
+    /// to `end` only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] where there is no such partition.
+    pub fn answer_late(&self, of: &TopicPartition, end: Offset) -> Result<(), Error> {
+        self.0.lock().partition(of)?.tell_end(end);
+        Ok(())
+    }
+
     /// Batches with an offset among these cannot be read any more, as on a disk that has gone bad.
     ///
     /// # Errors

@@ -3,13 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use seriatim::log::memory::Memory;
-use seriatim::log::{Log as _, Topic};
+use seriatim::log::Topic;
 use seriatim::record::cursor::encode;
 use seriatim::record::ledger::{LedgerRecord, Outcome};
-use seriatim::record::{Batch, BatchBuilder, Name, Offset};
-use seriatim::resequence::Scope;
-use seriatim::topics::Topics;
+use seriatim::record::{Batch, BatchBuilder, Offset};
 
 use super::{LANE, Rig};
 
@@ -53,17 +50,10 @@ async fn what_is_released_above_a_beginning_that_is_lost_is_not_released_again()
 
 #[tokio::test(start_paused = true)]
 async fn parts_that_left_above_a_lost_beginning_do_not_leave_again() {
-    let topics = Topics::derive("t", &["default", "other"], 1, 1);
-    let rig = Rig { log: Memory::new(11), topics, by: Scope::Destination, window: 100 };
-    rig.log.ensure(&rig.topics.shapes()).await.expect("a new log takes them");
-    let send = async |to: &'static str, body: &'static str| {
-        let mut builder = BatchBuilder::default();
-        builder.push(None, Some(body.as_bytes()), |headers| headers.put(Name::Destination, to.as_bytes()));
-        rig.append(&rig.topics.input, builder.finish()).await;
-    };
-    send("other", "x").await;
-    send("other", "y").await;
-    send("default,other", "b").await;
+    let rig = Rig::by_destination().await;
+    rig.send_to("other", "x").await;
+    rig.send_to("other", "y").await;
+    rig.send_to("default,other", "b").await;
     // The part of b for `default` leaves, that for `other` waits for x and y.
     rig.resequencing(rig.answer_each(&[2])).await;
     assert_eq!(rig.bodies().await, "b");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seriatim::log::{Log as _, SESSION_TIMEOUT};
 use seriatim::observe::ledger::Found;
-use seriatim::record::{BatchBuilder, Epoch, Name, Offset, OutputHeaders, Sequence, Source};
+use seriatim::record::{BatchBuilder, Name};
 use seriatim::topics::Topics;
 
 use super::{LANE, Rig};
@@ -87,16 +87,7 @@ async fn what_is_known_of_a_lost_input_is_not_held_against_the_new_one() {
     let rig = Rig::new().await;
     rig.resequencing(rig.send_and_answer(&["a"])).await;
     rig.send(&["b"]).await;
-    let mut builder = BatchBuilder::default();
-    let output = OutputHeaders {
-        source: Source { lane: LANE, offset: Offset(1) },
-        output: 0,
-        group: 0,
-        sequence: Sequence(1),
-        epoch: Epoch(1),
-    };
-    builder.push(None, Some(b"b"), |to| output.encode(to));
-    rig.append(&rig.topics.destinations["default"], builder.finish()).await;
+    rig.write_output(1, 1, "b").await;
     rig.log.recreate(&rig.topics.input);
     rig.resequencing(rig.is_halted()).await;
     rig.accept().await;

@@ -6,9 +6,7 @@ use std::time::Duration;
 use seriatim::log::Log as _;
 use seriatim::log::memory::Memory;
 use seriatim::observe::ledger::Found;
-use seriatim::record::{
-    BatchBuilder, Epoch, Name, Offset, OutputHeaders, Partition, ResultHeaders, Sequence, Source, Status, check,
-};
+use seriatim::record::{BatchBuilder, Offset, Partition, ResultHeaders, Source, Status, check};
 use seriatim::resequence::{self, Options, Scope};
 use seriatim::topics::Topics;
 use tokio_util::sync::CancellationToken;
@@ -113,16 +111,7 @@ async fn outputs_of_messages_that_the_input_has_lost_halt_the_lane() {
     rig.send_apart(&["a", "b"]).await;
     rig.resequencing(rig.answer_each(&[0, 1])).await;
     for offset in 2..4 {
-        let output = OutputHeaders {
-            source: Source { lane: LANE, offset: Offset(offset) },
-            output: 0,
-            group: 0,
-            sequence: Sequence(offset),
-            epoch: Epoch(1),
-        };
-        let mut builder = BatchBuilder::default();
-        builder.push(None, Some(b"x"), |to| output.encode(to));
-        rig.append(&rig.topics.destinations["default"], builder.finish()).await;
+        rig.write_output(offset, offset, "x").await;
     }
     rig.send_apart(&["c"]).await;
     let reason = rig.resequencing(rig.is_halted()).await;
@@ -160,11 +149,7 @@ async fn an_input_that_lost_its_end_is_known_although_the_lane_halted_for_its_re
         rig.is_halted().await;
         rig.send_apart(&["e", "f", "g"]).await;
         rig.accept().await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        rig.answer(&[2]).await;
-        rig.answer(&[3]).await;
-        rig.answer(&[4]).await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        rig.answer_each(&[2, 3, 4]).await;
     })
     .await;
     assert_eq!(rig.bodies().await, "abcdefg");
@@ -184,11 +169,7 @@ async fn an_end_that_is_lost_while_the_lane_stands_still_is_known_to_who_takes_o
     rig.send_apart(&["e", "f", "g"]).await;
     rig.accept().await;
     rig.resequencing(async {
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        rig.answer(&[2]).await;
-        rig.answer(&[3]).await;
-        rig.answer(&[4]).await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        rig.answer_each(&[2, 3, 4]).await;
     })
     .await;
     assert_eq!(rig.bodies().await, "abcdefg");
@@ -322,26 +303,19 @@ async fn losses_one_after_the_other() {
 
 #[tokio::test(start_paused = true)]
 async fn parts_and_a_lost_end() {
-    let topics = Topics::derive("t", &["default", "other"], 1, 1);
-    let rig = Rig { log: Memory::new(11), topics, by: Scope::Destination, window: 100 };
-    rig.log.ensure(&rig.topics.shapes()).await.expect("a new log takes them");
-    let send = async |to: &'static str, body: &'static str| {
-        let mut builder = BatchBuilder::default();
-        builder.push(None, Some(body.as_bytes()), |headers| headers.put(Name::Destination, to.as_bytes()));
-        rig.append(&rig.topics.input, builder.finish()).await;
-    };
-    send("other", "x").await;
-    send("default,other", "a").await;
-    send("default,other", "b").await;
-    send("default", "c").await;
+    let rig = Rig::by_destination().await;
+    rig.send_to("other", "x").await;
+    rig.send_to("default,other", "a").await;
+    rig.send_to("default,other", "b").await;
+    rig.send_to("default", "c").await;
     rig.resequencing(rig.answer_each(&[1, 2, 3])).await;
     assert_eq!(rig.bodies().await, "abc");
     rig.lose_input_from(2);
     rig.resequencing(rig.is_halted()).await;
     rig.accept().await;
     rig.resequencing(async {
-        send("default,other", "d").await;
-        send("default", "e").await;
+        rig.send_to("default,other", "d").await;
+        rig.send_to("default", "e").await;
         rig.answer_each(&[2, 3]).await;
         rig.answer(&[0]).await;
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -426,4 +400,15 @@ async fn fan_out_and_a_lost_end() {
     }
     assert_eq!(rig.bodies().await, "abef");
     assert_eq!(rig.audited().await, [""; 0]);
+}
+
+/// Somebody who has led the input, and does not know yet that another does, answers for it.
+#[tokio::test(start_paused = true)]
+async fn one_answer_of_a_deposed_leader_halts_nobody() {
+    let rig = Rig::new().await;
+    rig.send_apart(&["a", "b", "c", "d"]).await;
+    rig.resequencing(rig.answer_each(&[0, 1, 2, 3])).await;
+    rig.log.answer_late(&rig.topics.input.partition(LANE), Offset(2)).expect("it is there");
+    rig.resequencing(tokio::time::sleep(Duration::from_secs(60))).await;
+    assert_eq!((rig.cursor().await.halted, rig.bodies().await.as_str()), (None, "abcd"));
 }

@@ -29,6 +29,8 @@ pub(super) struct PartitionLog {
     changed: Arc<Notify>,
     /// Batches with an offset among these cannot be read.
     damaged: Range<Offset>,
+    /// Where it ends as the next one who asks is told.
+    told_end: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl PartitionLog {
             next_transaction: 0,
             changed: Arc::new(Notify::new()),
             damaged: Offset::ZERO..Offset::ZERO,
+            told_end: None,
         }
     }
 
@@ -123,8 +126,13 @@ impl PartitionLog {
         base
     }
 
-    pub(super) fn bounds(&self, now: Instant) -> Bounds {
-        Bounds { start: self.start, stable_end: self.stable_end(now), end: self.end }
+    pub(super) fn bounds(&mut self, now: Instant) -> Bounds {
+        let end = self.told_end.take().unwrap_or(self.end);
+        Bounds { start: self.start, stable_end: self.stable_end(now).min(end), end }
+    }
+
+    pub(super) fn tell_end(&mut self, end: Offset) {
+        self.told_end = Some(end);
     }
 
     fn stable_end(&self, now: Instant) -> Offset {
